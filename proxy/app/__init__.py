@@ -1,0 +1,1 @@
+"""Command line, configuration, control socket and the running service."""

@@ -1,0 +1,269 @@
+"""One account in this Tillie: its keys, contacts, lanes and streams together.
+
+Several client streams of one account share one of these.  It owns what must
+exist once: the identity, the look-ups under way, the notices.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import Fault
+from ..keys.manifest import Manifest
+from ..keys.store import Store
+from ..suites.entropy import token
+from . import directory
+from .contacts import Contact, Contacts, Finding
+from .directory import Absent, Failed, Found, Outcome
+from .identity import Identity, Standing
+from .ratchets import Ratchets, Reader
+
+if TYPE_CHECKING:
+    from .session import Session
+
+MOST_LOOKUPS = 64
+MOST_NOTICES = 500
+RETRY_OWN = 30_000
+Settled = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the configuration says about sealing.
+
+    :param clear: shell patterns over bare JIDs (``policy clear``).
+    :param fallback: whether a constant body stands beside each seal.
+    :param label: this device's name in the manifest.
+    """
+
+    clear: tuple[str, ...] = ()
+    require: tuple[str, ...] = ()
+    fallback: bool = True
+    label: str = "Tillie"
+
+
+class Account:
+    """See the module; *clock* gives milliseconds since 1970."""
+
+    def __init__(
+        self, jid: str, store: Store, clock: Callable[[], int], settings: Settings
+    ) -> None:
+        self.jid = jid
+        self.store = store
+        self.clock = clock
+        self.settings = settings
+        self.identity = Identity(store, jid)
+        self.contacts = Contacts(
+            store, jid, clear=settings.clear, require=settings.require
+        )
+        self.ratchets = Ratchets(store, self.identity)
+        self.streams: list[Session] = []
+        self._lookups: dict[str, list[Settled]] = {}
+        self._publishing = False
+        self._retry_at = 0
+        self._prekey_published = False
+        self._told: deque[tuple[str, str]] = deque(maxlen=50)
+
+    def forget_caches(self) -> None:
+        """The last transaction was rolled back."""
+        self.identity.forget_caches()
+        self.contacts.forget_caches()
+        self.ratchets.forget_caches()
+
+    # -- notices ------------------------------------------------------------
+
+    def notice(self, about: str, text: str, *, show: bool = True) -> None:
+        """Tell the person, once in a while for the same thing.
+
+        Notices hold addresses and reasons, never what somebody wrote.
+        """
+        now = self.clock()
+        if (about, text) in self._told:
+            return
+        self._told.append((about, text))
+        record = json.dumps({"time": now, "jid": about, "text": text}).encode()
+        self.store.put("notice", self.jid, f"{now:015d}-{token(4).hex()}", record)
+        rows = self.store.scan("notice", self.jid)
+        for key, _ in rows[: max(0, len(rows) - MOST_NOTICES)]:
+            self.store.delete("notice", self.jid, key)
+        if show:
+            for stream in self.streams:
+                stream.show_notice(text)
+
+    # -- own keys -----------------------------------------------------------
+
+    def settle_own(self, asker: Session) -> None:
+        """Bring the own keys and what the server publishes of them together.
+
+        What is there is read first; a failure to read is not "nothing there".
+        """
+        if self._publishing:
+            return
+        self._publishing = True
+        self.identity.ensure_device(self.clock())
+        directory.look_up(
+            asker, self.jid, None, lambda outcome: self._own_found(asker, outcome)
+        )
+
+    def _own_found(self, asker: Session, outcome: Outcome) -> None:
+        self._publishing = False
+        match outcome:
+            case Failed(text=text):
+                self._retry_at = self.clock() + RETRY_OWN
+                self.notice(self.jid, f"the own keys could not be read: {text}")
+            case Absent():
+                self._own_absent(asker)
+            case Found(manifest=manifest):
+                self._own_there(asker, manifest)
+        for stream in list(self.streams):
+            stream.pump()
+
+    def _own_absent(self, asker: Session) -> None:
+        identity = self.identity
+        if identity.standing is Standing.LINKING and identity.has_manifest:
+            return
+        if identity.standing is Standing.NEW or not identity.has_manifest:
+            identity.create(self.settings.label, self.clock())
+        if identity.standing is Standing.READY:
+            self.publish(asker)
+
+    def _own_there(self, asker: Session, manifest: Manifest) -> None:
+        identity = self.identity
+        if not identity.has_manifest:
+            identity.set_standing(Standing.LINKING)
+            self.notice(
+                self.jid,
+                f"{self.jid} has keys on another device already; run tillie link "
+                "there, and tillie link CODE here",
+            )
+            return
+        own = identity.manifest
+        if manifest.root.fingerprint != own.root.fingerprint:
+            identity.set_standing(Standing.ALARM)
+            self.notice(
+                self.jid,
+                f"somebody published other keys for {self.jid}; nothing was "
+                "overwritten, and nothing is sent until this is cleared up",
+            )
+            return
+        if identity.standing is Standing.ALARM:
+            identity.adopt(own)
+        if manifest.seq > own.seq:
+            identity.adopt(manifest)
+            self.ratchets.rotate_all()
+        if identity.standing is not Standing.READY:
+            return
+        if manifest.seq < identity.manifest.seq:
+            self.publish(asker)
+        else:
+            self.publish_prekey(asker)
+
+    def publish(self, asker: Session) -> None:
+        """The manifest, then the prekey: a contact never sees a device that it
+        could not write to for longer than that takes."""
+        item = directory.record_item(self.identity.manifest)
+
+        def done(condition: str) -> None:
+            if condition:
+                self._retry_at = self.clock() + RETRY_OWN
+                self.notice(self.jid, f"the server did not take the keys: {condition}")
+            else:
+                self.publish_prekey(asker)
+
+        directory.publish(asker, directory.KEY, item, done)
+
+    def publish_prekey(self, asker: Session) -> None:
+        """The newest prekey as this device's own item; others' are untouched."""
+        self.identity.rotate_prekey(self.clock())
+        prekey = self.identity.public_prekey()
+        item = directory.prekey_item(prekey, self.identity.device.id.hex())
+
+        def done(condition: str) -> None:
+            self._prekey_published = not condition
+            if condition:
+                self._retry_at = self.clock() + RETRY_OWN
+                self.notice(
+                    self.jid, f"the server did not take the prekey: {condition}"
+                )
+
+        directory.publish(asker, directory.PREKEY, item, done)
+
+    def tick(self, asker: Session, now: int) -> None:
+        """What time alone brings about: retries, new prekeys, old lanes."""
+        if self._retry_at and now >= self._retry_at:
+            self._retry_at = 0
+            self.settle_own(asker)
+        elif self.identity.ready and self._prekey_published:
+            if self.identity.rotate_prekey(now):
+                self.publish_prekey(asker)
+                self.ratchets.prune(now)
+
+    # -- contacts -----------------------------------------------------------
+
+    def look_up(self, asker: Session, jid: str, settled: Settled) -> None:
+        """Learn *jid*'s keys; *settled* is called when contacts know more.
+
+        Look-ups for one address are made once, however many wait for it.
+        """
+        if jid in self._lookups:
+            self._lookups[jid].append(settled)
+            return
+        if len(self._lookups) >= MOST_LOOKUPS:
+            self.contacts.failed(
+                jid, Finding.FAILED, "too many look-ups at once", self.clock()
+            )
+            settled()
+            return
+        self._lookups[jid] = [settled]
+        directory.look_up(
+            asker, jid, jid, lambda outcome: self._looked_up(jid, outcome)
+        )
+
+    def _looked_up(self, jid: str, outcome: Outcome) -> None:
+        now = self.clock()
+        match outcome:
+            case Found(manifest=manifest, prekeys=prekeys):
+                self._learn(jid, manifest, prekeys, now)
+            case Absent():
+                self.contacts.failed(jid, Finding.ABSENT, "", now)
+            case Failed(text=text):
+                self.contacts.failed(jid, Finding.FAILED, text, now)
+        for settled in self._lookups.pop(jid, []):
+            settled()
+
+    def _learn(
+        self, jid: str, manifest: Manifest, prekeys: list[directory.Prekey], now: int
+    ) -> None:
+        try:
+            learned = self.contacts.learn(jid, manifest, prekeys, now)
+        except Fault as fault:
+            self.contacts.failed(jid, Finding.FAILED, fault.text, now)
+            return
+        if learned.notice:
+            self.notice(jid, f"{jid}: {learned.notice}")
+        if learned.contact is None:
+            self.contacts.failed(jid, Finding.FAILED, learned.notice, now)
+
+    def audience(self, contact: Contact | None) -> list[tuple[str, bytes]]:
+        """Accounts that read a lane towards *contact*; None: only the own one."""
+        own = (self.jid, self.identity.fingerprint)
+        return [own] if contact is None else [own, (contact.jid, contact.pin.root)]
+
+    def own_readers(self) -> list[Reader]:
+        """The own other devices that published a prekey."""
+        own = self.contacts.get(self.jid)
+        if own is None:
+            return []
+        active = {device.public for device in self.identity.manifest.active}
+        return [
+            Reader(self.jid, device.public, prekey)
+            for device, prekey in own.readers
+            if device.public in active and device.public != self.identity.device.public
+        ]
+
+    def has_other_devices(self) -> bool:
+        return len(self.identity.manifest.active) > 1

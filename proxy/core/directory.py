@@ -1,0 +1,242 @@
+"""Keys in PEP: reading contacts' and publishing the own ones (protocol.md, 3).
+
+A look-up asks the contact's own bare JID for two nodes.  Only two answers of
+that JID prove that there is no key: ``item-not-found`` and an empty node.
+Every other error, and silence, is no answer at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+from xml.etree.ElementTree import Element, SubElement
+
+from ..errors import Fault, PeerFault, TrustFault
+from ..keys.manifest import Manifest, open_manifest
+from ..keys.prekeys import Prekey
+from ..suites.fields import b64, unb64
+from .questions import Answer, Refused, Result, Then
+
+KEY = "urn:x-tillie:key:0"
+PREKEY = "urn:x-tillie:prekey:0"
+PUBSUB = "http://jabber.org/protocol/pubsub"
+_OWNER = "http://jabber.org/protocol/pubsub#owner"
+_DATA = "jabber:x:data"
+_MOST_PREKEYS = 64
+_LARGEST = 48 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A manifest that is sound in itself (whether it is trusted is another
+    question), and the prekeys beside it, unchecked."""
+
+    manifest: Manifest
+    prekeys: list[Prekey]
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """The address itself says that there is no key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No usable answer; *text* says what came instead."""
+
+    text: str
+
+
+Outcome: TypeAlias = Found | Absent | Failed
+
+
+class Asker(Protocol):
+    """The stream that questions go out on: ``core.session``."""
+
+    def ask(self, kind: str, to: str | None, payload: Element, then: Then) -> None: ...
+
+
+def look_up(
+    asker: Asker, jid: str, to: str | None, then: Callable[[Outcome], None]
+) -> None:
+    """Read *jid*'s record and prekeys; *to* is None for the own account."""
+
+    def got_key(answer: Answer) -> None:
+        outcome = _manifest(answer, jid)
+        if not isinstance(outcome, Found):
+            then(outcome)
+            return
+        asker.ask("get", to, _items(PREKEY), lambda last: then(_joined(outcome, last)))
+
+    asker.ask("get", to, _items(KEY), got_key)
+
+
+def _items(node: str) -> Element:
+    pubsub = Element(f"{{{PUBSUB}}}pubsub")
+    SubElement(pubsub, f"{{{PUBSUB}}}items", {"node": node})
+    return pubsub
+
+
+def _manifest(answer: Answer, jid: str) -> Outcome:
+    match answer:
+        case Refused(condition="item-not-found"):
+            return Absent()
+        case Refused(condition=condition):
+            return Failed(f"{jid} answered {condition}")
+        case Result(payload=payload):
+            try:
+                items = _item_list(payload, KEY)
+                if not items:
+                    return Absent()
+                return Found(_record(items, jid), [])
+            except Fault as fault:
+                return Failed(f"what {jid} publishes is no valid key: {fault.text}")
+    return Failed(f"{jid} did not answer in time")
+
+
+def _item_list(payload: Element | None, node: str) -> list[Element]:
+    items = None if payload is None else payload.find(f"{{{PUBSUB}}}items")
+    if items is None or items.get("node") != node:
+        raise PeerFault("the answer is about something else")
+    return items.findall(f"{{{PUBSUB}}}item")
+
+
+def _record(items: list[Element], jid: str) -> Manifest:
+    current = [item for item in items if item.get("id") == "current"] or items[-1:]
+    text = current[-1].findtext(f"{{{KEY}}}record/{{{KEY}}}manifest") or ""
+    if len(text) > _LARGEST:
+        raise PeerFault("the record is too large")
+    return open_manifest(text.encode(), jid)
+
+
+def _joined(found: Found, answer: Answer) -> Outcome:
+    if not isinstance(answer, Result):
+        return found
+    try:
+        items = _item_list(answer.payload, PREKEY)[:_MOST_PREKEYS]
+    except PeerFault:
+        return found
+    return Found(found.manifest, [key for item in items if (key := _prekey(item))])
+
+
+def _prekey(item: Element) -> Prekey | None:
+    """A prekey, or None: one bad item must not hide the others."""
+    element = item.find(f"{{{PREKEY}}}prekey")
+    if element is None:
+        return None
+    number = element.get("number", "")
+    if not number.isascii() or not number.isdigit() or len(number) > 10:
+        return None
+    try:
+        return Prekey(
+            unb64(element.get("device", "")),
+            int(number),
+            unb64(element.findtext(f"{{{PREKEY}}}key") or ""),
+            unb64(element.findtext(f"{{{PREKEY}}}signature") or ""),
+        )
+    except (PeerFault, TrustFault):
+        return None
+
+
+# -- publishing -------------------------------------------------------------
+
+
+def record_item(manifest: Manifest) -> Element:
+    item = Element(f"{{{PUBSUB}}}item", {"id": "current"})
+    record = SubElement(item, f"{{{KEY}}}record")
+    SubElement(record, f"{{{KEY}}}manifest").text = manifest.document
+    return item
+
+
+def prekey_item(prekey: Prekey, item_id: str) -> Element:
+    item = Element(f"{{{PUBSUB}}}item", {"id": item_id})
+    element = SubElement(
+        item,
+        f"{{{PREKEY}}}prekey",
+        {"number": str(prekey.number), "device": b64(prekey.device)},
+    )
+    SubElement(element, f"{{{PREKEY}}}key").text = b64(prekey.public)
+    SubElement(element, f"{{{PREKEY}}}signature").text = b64(prekey.signature)
+    return item
+
+
+def publish(
+    asker: Asker, node: str, item: Element, then: Callable[[str], None]
+) -> None:
+    """Publish *item* with an open access model; *then* gets "" or the condition.
+
+    Where the server refuses the options because the node exists with others,
+    the node is configured once and the publication repeated (I15).
+    """
+    options = _node_options(node)
+
+    def first(answer: Answer) -> None:
+        if isinstance(answer, Refused) and answer.condition in ("conflict",):
+            asker.ask("set", None, _configure(node, options), second)
+        else:
+            then(_condition(answer))
+
+    def second(_: Answer) -> None:
+        asker.ask("set", None, _publish(node, item, None), last)
+
+    def last(answer: Answer) -> None:
+        then(_condition(answer))
+
+    asker.ask("set", None, _publish(node, item, options), first)
+
+
+def retract(asker: Asker, node: str, item_id: str, then: Callable[[str], None]) -> None:
+    """Delete an item of an own node, for instance a removed device's prekey."""
+    pubsub = Element(f"{{{PUBSUB}}}pubsub")
+    element = SubElement(pubsub, f"{{{PUBSUB}}}retract", {"node": node})
+    SubElement(element, f"{{{PUBSUB}}}item", {"id": item_id})
+    asker.ask("set", None, pubsub, lambda answer: then(_condition(answer)))
+
+
+def _condition(answer: Answer) -> str:
+    match answer:
+        case Result():
+            return ""
+        case Refused(condition=condition):
+            return condition
+    return "no answer"
+
+
+def _node_options(node: str) -> dict[str, str]:
+    options = {
+        "pubsub#access_model": "open",
+        "pubsub#persist_items": "true",
+        "pubsub#send_last_published_item": "never",
+    }
+    # a number, not "max": Prosody before 0.12 and ejabberd before 21.12 know none
+    options["pubsub#max_items"] = "1" if node == KEY else str(_MOST_PREKEYS)
+    return options
+
+
+def _publish(node: str, item: Element, options: dict[str, str] | None) -> Element:
+    pubsub = Element(f"{{{PUBSUB}}}pubsub")
+    SubElement(pubsub, f"{{{PUBSUB}}}publish", {"node": node}).append(item)
+    if options is not None:
+        wrapper = SubElement(pubsub, f"{{{PUBSUB}}}publish-options")
+        wrapper.append(_form(f"{PUBSUB}#publish-options", options))
+    return pubsub
+
+
+def _configure(node: str, options: dict[str, str]) -> Element:
+    pubsub = Element(f"{{{_OWNER}}}pubsub")
+    configure = SubElement(pubsub, f"{{{_OWNER}}}configure", {"node": node})
+    configure.append(_form(f"{PUBSUB}#node_config", options))
+    return pubsub
+
+
+def _form(form_type: str, values: dict[str, str]) -> Element:
+    form = Element(f"{{{_DATA}}}x", {"type": "submit"})
+    hidden = SubElement(
+        form, f"{{{_DATA}}}field", {"var": "FORM_TYPE", "type": "hidden"}
+    )
+    SubElement(hidden, f"{{{_DATA}}}value").text = form_type
+    for name, value in values.items():
+        field = SubElement(form, f"{{{_DATA}}}field", {"var": name})
+        SubElement(field, f"{{{_DATA}}}value").text = value
+    return form

@@ -1,0 +1,195 @@
+"""The only door to the server: what may leave as it is, and in what form.
+
+Nothing else makes a ``Cleared``, and ``ServerLeg`` takes nothing else.  The
+guard asks no rule and no configuration; it looks at the structure of what is
+about to leave.  What leaves changed is serialised here, from the very tree
+that was inspected; what leaves unchanged is the bytes that expat accepted.
+
+Every refusal is a ``LocalFault``: rules have decided before, so a refusal here
+is a bug, and the stanza stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element
+
+from ..errors import LocalFault
+from ..rules import classes, marks
+from ..rules.classes import Class, class_of
+from ..wire import tree
+from ..wire.jid import Jid
+from ..wire.stanza import Cleared, Stanza
+
+LARGEST = 60_000
+"""Bytes of the largest stanza that Tillie makes (protocol.md, clause 5.9)."""
+
+_MESSAGE = f"{{{classes.CLIENT}}}message"
+_ENCRYPTED = f"{{{classes.SEAL}}}encrypted"
+_TRANSIENT = f"{{{classes.SEAL}}}transient"
+_PAYLOAD = f"{{{classes.SEAL}}}payload"
+_GRANTS = f"{{{classes.LANE}}}grants"
+_ROOT_ATTRIBUTES = frozenset({"to", "type", "id"})
+_OWN_PAYLOADS = frozenset(
+    {
+        _GRANTS,
+        f"{{{classes.LANE}}}keyreq",
+        f"{{{classes.LANE}}}no",
+        f"{{{classes.LANE}}}link-request",
+        f"{{{classes.LANE}}}link-answer",
+    }
+)
+_BESIDE = frozenset({f"{{{classes.EME}}}encryption", f"{{{classes.FALLBACK}}}fallback"})
+
+UPLOAD_SLOTS = frozenset(
+    {
+        "{urn:xmpp:http:upload:0}request",
+        "{urn:xmpp:http:upload}request",
+        "{eu:siacs:conversations:http:upload}request",
+    }
+)
+CONTENT_QUERIES = frozenset(
+    {
+        "{http://jabber.org/protocol/ibb}open",
+        "{http://jabber.org/protocol/ibb}data",
+        "{http://jabber.org/protocol/si}si",
+        "{http://jabber.org/protocol/bytestreams}query",
+        "{urn:xmpp:jingle:1}jingle",
+        "{jabber:iq:oob}query",
+        "{urn:xmpp:bob}data",
+        "{http://jabber.org/protocol/rosterx}x",
+    }
+)
+"""IQ payloads that carry what a person says or sends; not sealed yet, so held back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Leave to send to *jid* in clear; ``core.contacts`` alone gives it out.
+
+    :param reason: why, one word for the log.
+    """
+
+    jid: str
+    reason: str
+
+
+def sealed(message: Element) -> Cleared:
+    """A message whose content is under a seal and whose outside shows no more
+    than the table allows."""
+    _check_root(message)
+    seals = 0
+    for child in message:
+        seals += _sealed_child(child)
+    if seals != 1:
+        raise LocalFault("a sealed message carries exactly one seal")
+    return _bytes(message)
+
+
+def _sealed_child(child: Element) -> int:
+    if child.tag in (_ENCRYPTED, _TRANSIENT):
+        _check_seal(child)
+        return 1
+    if child.tag == marks.BODY:
+        if child.text != marks.FALLBACK_BODY or child.attrib or len(child):
+            raise LocalFault("a body other than the fixed one beside a seal")
+        return 0
+    if child.tag not in _BESIDE:
+        _check_outside(child)
+    return 0
+
+
+def _check_seal(seal: Element) -> None:
+    tags = [child.tag for child in seal]
+    if seal.attrib or seal.text or tags not in ([_PAYLOAD], [_PAYLOAD, _GRANTS]):
+        raise LocalFault("a seal of the wrong form")
+
+
+def _check_outside(child: Element) -> None:
+    class_ = class_of(child.tag)
+    if class_ not in (Class.CLEAR, Class.COPIED):
+        raise LocalFault(f"{child.tag} may not stand outside a seal")
+    if tree.serialise(child) != tree.serialise(classes.outside(child)):
+        raise LocalFault(f"{child.tag} says too much outside a seal")
+
+
+def _check_root(message: Element) -> None:
+    if message.tag != _MESSAGE or set(message.attrib) - _ROOT_ATTRIBUTES:
+        raise LocalFault("a message shows attributes that belong inside")
+    if message.text or any(child.tail for child in message):
+        raise LocalFault("text between the elements of a message")
+
+
+def without_content(message: Element) -> Cleared:
+    """A message that says nothing: hints, an error's condition, an invitation
+    that a room acts on."""
+    _check_root(message)
+    for child in message:
+        if child.tag == f"{{{classes.CLIENT}}}error":
+            if any(part.text for part in child.iter()):
+                raise LocalFault("text in an error")
+        elif child.tag == f"{{{classes.MUC_USER}}}x":
+            if any(part.text and part.text.strip() for part in child.iter()):
+                raise LocalFault("text in an invitation")
+        elif class_of(child.tag) is not Class.CLEAR:
+            raise LocalFault(f"{child.tag} is content")
+        else:
+            _check_outside(child)
+    return _bytes(message)
+
+
+def permitted(stanza: Stanza, permit: Permit) -> Cleared:
+    """A stanza in clear, to exactly the address that the permit names."""
+    if not stanza.to or str(Jid.parse(stanza.to).bare) != permit.jid:
+        raise LocalFault("a permit for somebody else")
+    return Cleared(stanza.to_bytes())
+
+
+def instruction(stanza: Stanza) -> Cleared:
+    """A presence, or an IQ that carries nothing a person says (clause 4.1)."""
+    if stanza.name not in ("presence", "iq") or needs_permit(stanza):
+        raise LocalFault(f"a {stanza.name} may not leave as it is")
+    return Cleared(stanza.to_bytes())
+
+
+def needs_permit(stanza: Stanza) -> bool:
+    """Whether an IQ would put content before the server's eyes."""
+    return stanza.name == "iq" and any(
+        name in UPLOAD_SLOTS or name in CONTENT_QUERIES for name in stanza.children
+    )
+
+
+def nonza(stanza: Stanza) -> Cleared:
+    """Client state indication (XEP-0352), which has neither content nor address."""
+    if stanza.ns != "urn:xmpp:csi:0" or stanza.children:
+        raise LocalFault("an unknown element outside of stanzas")
+    return Cleared(f"<{stanza.name} xmlns='urn:xmpp:csi:0'/>".encode())
+
+
+def own_query(query: Element) -> Cleared:
+    """An IQ of Tillie's own making: look-ups, publications, pings."""
+    if query.tag != f"{{{classes.CLIENT}}}iq" or len(query) > 1:
+        raise LocalFault("not a query of ours")
+    return _bytes(query)
+
+
+def own_message(message: Element) -> Cleared:
+    """A message of this layer's own: grants, a key request, linking."""
+    _check_root(message)
+    payloads = [child for child in message if child.tag in _OWN_PAYLOADS]
+    hints = [child for child in message if class_of(child.tag) is Class.CLEAR]
+    if len(payloads) != 1 or len(payloads) + len(hints) != len(message):
+        raise LocalFault("not a message of ours")
+    return _bytes(message)
+
+
+def again(data: bytes) -> Cleared:
+    """Bytes from the ledger, which passed this door before they were written there."""
+    return Cleared(data)
+
+
+def _bytes(element: Element) -> Cleared:
+    data = tree.serialise(element)
+    if len(data) > LARGEST:
+        raise LocalFault("a stanza of ours beyond the limit")
+    return Cleared(data)

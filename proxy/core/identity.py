@@ -1,0 +1,206 @@
+"""An account's own keys: root, this device, its prekeys and the manifest.
+
+Made when the account's own address was proven to have none, kept in the store,
+never made a second time.  What is published, and when, is ``core.directory``'s.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ..errors import LocalFault, StoreFault
+from ..keys.identity import DevicePrivate, RootPrivate
+from ..keys.manifest import (
+    Manifest,
+    first_manifest,
+    open_manifest,
+    with_device,
+    without_device,
+)
+from ..keys.prekeys import Prekey, PrekeyPrivate, sign_prekey
+from ..keys.store import Store
+
+PREKEY_LIFE = 48 * 3600 * 1000
+PREKEY_KEPT = 30 * 24 * 3600 * 1000
+
+
+class Standing(Enum):
+    """How far this Tillie has come with the account."""
+
+    NEW = "no keys yet"
+    LINKING = "the account has keys on another device; this one is not linked"
+    READY = "this device is in the account's manifest"
+    ALARM = "somebody else published keys for this account"
+
+
+class Identity:
+    """The own keys of one account, as the store holds them."""
+
+    def __init__(self, store: Store, account: str) -> None:
+        self._store = store
+        self.account = account
+        self.forget_caches()
+
+    def forget_caches(self) -> None:
+        """Read again from the store, after a rollback too."""
+        self._prekeys: dict[int, PrekeyPrivate] = {}
+        seed = self._get("device")
+        self._device = DevicePrivate.from_bytes(seed) if seed else None
+        seeds = self._get("root")
+        self._root = RootPrivate.from_bytes(seeds) if seeds else None
+        document = self._get("manifest")
+        self._manifest = (
+            open_manifest(document, self.account) if document is not None else None
+        )
+        word = self._get("standing")
+        self._standing = Standing[word.decode()] if word else Standing.NEW
+
+    def _get(self, key: str) -> bytes | None:
+        return self._store.get("own", self.account, key)
+
+    def _put(self, key: str, value: bytes) -> None:
+        self._store.put("own", self.account, key, value)
+
+    # -- what there is ------------------------------------------------------
+
+    @property
+    def standing(self) -> Standing:
+        return self._standing
+
+    @property
+    def ready(self) -> bool:
+        return self._standing is Standing.READY
+
+    @property
+    def manifest(self) -> Manifest:
+        """:raises LocalFault: asked for before there is one."""
+        if self._manifest is None:
+            raise LocalFault("the account has no manifest yet")
+        return self._manifest
+
+    @property
+    def has_manifest(self) -> bool:
+        return self._manifest is not None
+
+    @property
+    def fingerprint(self) -> bytes:
+        return self.manifest.root.fingerprint
+
+    @property
+    def device(self) -> DevicePrivate:
+        if self._device is None:
+            raise LocalFault("the account has no device key yet")
+        return self._device
+
+    @property
+    def owner(self) -> bool:
+        """Whether the root's private key is here, so that devices can be added."""
+        return self._root is not None
+
+    # -- making and changing ------------------------------------------------
+
+    def ensure_device(self, now: int) -> None:
+        """The device key and a first prekey, before anything else is known."""
+        if self._device is None:
+            self._device = DevicePrivate.generate()
+            self._put("device", self._device.to_bytes())
+            self._new_prekey(1, now)
+
+    def create(self, label: str, now: int) -> Manifest:
+        """The account's root and first manifest; once.
+
+        :raises LocalFault: there is a root already.
+        """
+        if self._root is not None or self._manifest is not None:
+            raise LocalFault("the account has keys already")
+        self.ensure_device(now)
+        self._root = RootPrivate.generate()
+        self._put("root", self._root.to_bytes())
+        manifest = first_manifest(self.account, self._root, self.device, label, now)
+        self.adopt(manifest)
+        return manifest
+
+    def adopt(self, manifest: Manifest) -> None:
+        """Take *manifest*, which the caller has judged, as the account's own."""
+        self._manifest = manifest
+        self._put("manifest", manifest.document.encode())
+        listed = self._device and manifest.device(self._device.public)
+        active = listed is not None and listed and not listed.removed
+        self.set_standing(Standing.READY if active else Standing.LINKING)
+
+    def set_standing(self, standing: Standing) -> None:
+        if standing is not self._standing:
+            self._standing = standing
+            self._put("standing", standing.name.encode())
+
+    def add_device(
+        self, public: bytes, signature: bytes, label: str, now: int
+    ) -> Manifest:
+        """:raises LocalFault: the root's private key is not here."""
+        manifest = with_device(
+            self.manifest, self._owned(), public, signature, label, now
+        )
+        self.adopt(manifest)
+        return manifest
+
+    def remove_device(self, device: bytes, now: int) -> Manifest:
+        """*device* is its 8-byte id.
+
+        :raises LocalFault: the root's private key is not here.
+        """
+        manifest = without_device(self.manifest, self._owned(), device, now)
+        self.adopt(manifest)
+        return manifest
+
+    def _owned(self) -> RootPrivate:
+        if self._root is None:
+            raise LocalFault("the account's root key is on another device")
+        return self._root
+
+    # -- prekeys ------------------------------------------------------------
+
+    def _new_prekey(self, number: int, now: int) -> None:
+        private = PrekeyPrivate.generate(number)
+        record = now.to_bytes(8, "big") + private.to_bytes()
+        self._put(f"prekey/{number:010d}", record)
+        self._put("prekey", number.to_bytes(8, "big"))
+
+    @property
+    def prekey_number(self) -> int:
+        return int.from_bytes(self._get("prekey") or b"\0", "big")
+
+    def rotate_prekey(self, now: int) -> bool:
+        """A new prekey after 48 h; whether there is one to publish.
+
+        Superseded ones go 30 days later (I11); a clock that was set back only
+        keeps them longer.
+        """
+        number = self.prekey_number
+        record = self._get(f"prekey/{number:010d}")
+        made = int.from_bytes((record or b"")[:8], "big")
+        if record is not None and now - made < PREKEY_LIFE:
+            return False
+        self._new_prekey(number + 1, now)
+        for key, old in self._store.scan("own", self.account, "prekey/"):
+            age = now - int.from_bytes(old[:8], "big")
+            if age > PREKEY_KEPT + PREKEY_LIFE and key != f"prekey/{number:010d}":
+                self._store.delete("own", self.account, key)
+        return True
+
+    def prekey(self, number: int) -> PrekeyPrivate | None:
+        """The private prekey *number*, or None when it is gone."""
+        found = self._prekeys.get(number)
+        if found is None:
+            record = self._get(f"prekey/{number:010d}")
+            if record is None:
+                return None
+            found = PrekeyPrivate.from_bytes(number, record[8:])
+            self._prekeys = {number: found}
+        return found
+
+    def public_prekey(self) -> Prekey:
+        """The newest prekey, signed for publication."""
+        private = self.prekey(self.prekey_number)
+        if private is None:
+            raise StoreFault("the newest prekey is missing from the store")
+        return sign_prekey(private, self.device, self.account, self.fingerprint)

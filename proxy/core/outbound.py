@@ -1,0 +1,433 @@
+"""What becomes of a message on its way out: sealed, allowed in clear, or returned.
+
+One decision per stanza, made from what is known now.  What is not known yet is
+a verdict too (``LookUp``, ``Wait``); the session holds the stanza, and everything
+behind it, and asks again.  No path leads from an error to clear text.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from typing import TypeAlias
+from xml.etree.ElementTree import Element, SubElement
+
+from ..errors import TrustFault
+from ..rules import classes, envelope, marks
+from ..rules.classes import Class, class_of
+from ..suites import lanes
+from ..suites.entropy import stanza_id
+from ..suites.fields import b64
+from ..wire.jid import Jid
+from ..wire.stanza import Cleared, Stanza
+from . import guard
+from .account import Account
+from .contacts import Contact, Finding
+from .identity import Standing
+from .ratchets import MOST_GRANTS, Reader, SendLane
+
+GRANT_SIZE = 2_900
+"""Bytes of one grant in a stanza, rounded up."""
+LARGEST_PLAIN = 40_000
+"""Bytes of envelope that fit a stanza of ours beside a grant (RES-13)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """These leave, in this order; *kept* ones stand in the ledger until acknowledged."""
+
+    stanzas: tuple[Cleared, ...]
+    kept: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Ask for this address's keys first."""
+
+    jid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Something is under way; *text* is the reason if it takes too long."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Back to the client as an error."""
+
+    condition: str
+    text: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Of passing interest only, and cannot be sealed now."""
+
+
+Verdict: TypeAlias = Go | LookUp | Wait | Return | Drop
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A message's children by what becomes of them."""
+
+    clear: list[Element]
+    copied: list[Element]
+    sealed: list[Element]
+    invitation: Element | None
+
+    @property
+    def content(self) -> list[Element]:
+        return self.copied + self.sealed
+
+    @property
+    def transient(self) -> bool:
+        return not self.copied and classes.transient([x.tag for x in self.sealed])
+
+
+def decide(account: Account, stanza: Stanza) -> Verdict:
+    """The verdict on one message of the client.
+
+    :raises PeerFault: its address is none.
+    """
+    to = Jid.parse(stanza.to) if stanza.to else Jid.parse(account.jid)
+    parts = _sort(stanza.tree())
+    if stanza.type == "error":
+        return Go((guard.without_content(_bare_error(stanza)),), kept=False)
+    if parts.invitation is not None:
+        return Go((guard.without_content(_invitation(stanza, parts)),))
+    if not parts.content:
+        return Go((guard.without_content(_shell(stanza, parts.clear)),), kept=False)
+    peer = str(to.bare)
+    if stanza.type == "groupchat":
+        return _room(account, stanza, peer, parts)
+    return _person(account, stanza, peer, parts)
+
+
+def _sort(message: Element) -> _Parts:
+    parts = _Parts([], [], [], _find_invitation(message))
+    bins = {
+        Class.CLEAR: parts.clear,
+        Class.COPIED: parts.copied,
+        Class.SEALED: parts.sealed,
+    }
+    for child in message:
+        class_ = class_of(child.tag)
+        if class_ in bins and not (child.tag == marks.SUBJECT and not child.text):
+            bins[class_].append(child)
+    return parts
+
+
+def _find_invitation(message: Element) -> Element | None:
+    """A mediated invitation or its refusal, which the room acts on (XEP-0045, 7.8)."""
+    x = message.find(f"{{{classes.MUC_USER}}}x")
+    names = {f"{{{classes.MUC_USER}}}invite", f"{{{classes.MUC_USER}}}decline"}
+    return x if x is not None and {child.tag for child in x} & names else None
+
+
+def _invitation(stanza: Stanza, parts: _Parts) -> Element:
+    """Only who is invited goes to the room; reasons and passwords do not."""
+    shell = _shell(stanza, parts.clear)
+    x = SubElement(shell, f"{{{classes.MUC_USER}}}x")
+    for child in parts.invitation if parts.invitation is not None else ():
+        if "to" in child.attrib:
+            SubElement(x, child.tag, {"to": child.attrib["to"]})
+    return shell
+
+
+def _shell(stanza: Stanza, children: list[Element]) -> Element:
+    message = Element("{jabber:client}message")
+    for name in ("to", "type", "id"):
+        value = stanza.attrs.get(name)
+        if value is not None:
+            message.set(name, value)
+    message.extend(classes.outside(child) for child in children)
+    return message
+
+
+def _bare_error(stanza: Stanza) -> Element:
+    """An error keeps its condition; the echo of what it answers stays (ID-19)."""
+    message = _shell(stanza, [])
+    error = stanza.tree().find("{jabber:client}error")
+    if error is not None:
+        kind = {"type": error.get("type", "cancel")}
+        short = SubElement(message, "{jabber:client}error", kind)
+        for child in error:
+            if child.tag != "{urn:ietf:params:xml:ns:xmpp-stanzas}text":
+                SubElement(short, child.tag)
+    return message
+
+
+def _room(account: Account, stanza: Stanza, room: str, parts: _Parts) -> Verdict:
+    if account.contacts.policy(room) != "clear":
+        if parts.transient:
+            return Drop()
+        return Return(
+            "policy-violation",
+            f"not sent: rooms are not sealed yet, so {room} would carry this "
+            "unencrypted",
+            f"to allow that for this room: tillie allow {room}",
+        )
+    return Go((guard.permitted(stanza, account.contacts.permit(room)),))
+
+
+def _person(account: Account, stanza: Stanza, peer: str, parts: _Parts) -> Verdict:
+    standing = account.identity.standing
+    if standing is Standing.NEW:
+        return Drop() if parts.transient else Wait("the own keys are not published yet")
+    if standing is Standing.LINKING:
+        return Return(
+            "policy-violation",
+            f"not sent: {account.jid} has keys on another device, and this one is "
+            "not linked to it",
+            "run tillie link there, and tillie link CODE here",
+        )
+    if standing is Standing.ALARM:
+        return Return(
+            "policy-violation",
+            f"not sent: somebody published other keys for {account.jid}",
+            "run tillie doctor",
+        )
+    if peer == account.jid:
+        return _own(account, stanza, parts)
+    contact = account.contacts.get(peer)
+    if contact is None or contact.manifest.retired:
+        return _keyless(account, stanza, peer, parts)
+    return _keyed(account, stanza, contact, parts)
+
+
+def _own(account: Account, stanza: Stanza, parts: _Parts) -> Verdict:
+    missing = _own_devices_missing(account)
+    if missing:
+        return missing
+    return _sealed(account, stanza, account.jid, None, [], parts)
+
+
+def _own_devices_missing(account: Account) -> LookUp | None:
+    """The own other devices' prekeys are looked up like a contact's."""
+    if not account.has_other_devices():
+        return None
+    own = account.contacts.get(account.jid)
+    now = account.clock()
+    behind = own is None or own.pin.seq < account.identity.manifest.seq
+    if behind or (own is not None and account.contacts.stale(own, now)):
+        if account.contacts.finding(account.jid, now) is None:
+            return LookUp(account.jid)
+    return None
+
+
+def _keyless(account: Account, stanza: Stanza, peer: str, parts: _Parts) -> Verdict:
+    if parts.transient:
+        return Drop()
+    now = account.clock()
+    contact = account.contacts.get(peer)
+    failure = account.contacts.finding(peer, now)
+    retired = contact is not None and not account.contacts.stale(contact, now)
+    if failure is None and not retired:
+        return LookUp(peer)
+    if failure is not None and failure.finding is Finding.FAILED:
+        if account.contacts.policy(peer) != "clear":
+            return Return(
+                "remote-server-timeout",
+                f"not sent: whether {peer} has a key could not be learned "
+                f"({failure.text})",
+                f"to send unencrypted all the same: tillie allow {peer}",
+            )
+    try:
+        permit = account.contacts.permit(peer)
+    except TrustFault as fault:
+        return Return(fault.condition, f"not sent: {fault.text}", fault.hint)
+    return Go((guard.permitted(stanza, permit),))
+
+
+def _keyed(
+    account: Account, stanza: Stanza, contact: Contact, parts: _Parts
+) -> Verdict:
+    peer, now = contact.jid, account.clock()
+    if parts.transient:
+        return _transient(account, stanza, contact, parts)
+    if contact.pin.alarm:
+        return Return(
+            "policy-violation",
+            f"not sent: {contact.pin.alarm}",
+            f"if {peer} told you about new keys in person: tillie forget {peer}",
+        )
+    fresh = not account.contacts.stale(contact, now) and contact.readers
+    if not fresh and account.contacts.finding(peer, now) is None:
+        return LookUp(peer)
+    readers = [Reader(peer, device.public, key) for device, key in contact.readers]
+    if not readers:
+        return Return(
+            "remote-server-timeout",
+            f"not sent: {peer} has keys, but none of its devices can be written to yet",
+            "it helps if its Tillie comes online once",
+        )
+    missing = _own_devices_missing(account)
+    if missing:
+        return missing
+    return _sealed(account, stanza, peer, contact, readers, parts)
+
+
+def _transient(
+    account: Account, stanza: Stanza, contact: Contact, parts: _Parts
+) -> Verdict:
+    """Typing and its like: only on a lane that the contact has a grant of (I9)."""
+    lane = account.ratchets.current(contact.jid)
+    if (
+        contact.pin.alarm
+        or lane is None
+        or not lane.count
+        or lane.chain.n >= lanes.LANE_LIMIT
+        or sorted(lane.accounts) != sorted(account.audience(contact))
+    ):
+        return Drop()
+    plaintext = _plaintext(account, stanza, contact.jid, parts)
+    bound = lanes.Bound(stanza.type or "normal", account.jid)
+    payload = account.ratchets.seal(
+        contact.jid, lane, plaintext, bound, flags=lanes.TRANSIENT
+    )
+    hints = [*parts.clear, Element(f"{{{classes.HINTS}}}no-store")]
+    message = _shell(stanza, _once(hints))
+    seal = Element(f"{{{classes.SEAL}}}transient")
+    SubElement(seal, f"{{{classes.SEAL}}}payload").text = b64(payload)
+    message.insert(0, seal)
+    return Go((guard.sealed(message),), kept=False)
+
+
+def _plaintext(account: Account, stanza: Stanza, peer: str, parts: _Parts) -> bytes:
+    content = []
+    for child in parts.content:
+        bare = copy(child)
+        bare.tail = None
+        content.append(bare)
+    return envelope.write(
+        envelope.Envelope(
+            type=stanza.type or "normal",
+            id=stanza.id,
+            sender=account.jid,
+            to=peer,
+            content=tuple(content),
+            attributes=envelope.root_attributes(dict(stanza.attrs)),
+        ),
+        account.clock(),
+    )
+
+
+def _sealed(
+    account: Account,
+    stanza: Stanza,
+    peer: str,
+    contact: Contact | None,
+    readers: list[Reader],
+    parts: _Parts,
+) -> Verdict:
+    plaintext = _plaintext(account, stanza, peer, parts)
+    if len(plaintext) > LARGEST_PLAIN:
+        return Return(
+            "policy-violation",
+            f"not sent: the message is too large to seal ({len(plaintext)} bytes "
+            f"with its padding; {LARGEST_PLAIN} fit)",
+        )
+    ratchets = account.ratchets
+    everyone = readers + account.own_readers()
+    lane = ratchets.ready(peer, account.audience(contact), everyone, account.clock())
+    due = ratchets.attached(peer, lane, everyone)
+    ratchets.mark_granted(lane, due)
+    ahead, beside = _grants(account, lane, due, stanza, len(plaintext))
+    flags = lanes.WITH_GRANTS if beside is not None else 0
+    bound = lanes.Bound(stanza.type or "normal", account.jid)
+    payload = ratchets.seal(peer, lane, plaintext, bound, flags=flags)
+    message = _outside(account, stanza, parts)
+    seal = Element(f"{{{classes.SEAL}}}encrypted")
+    SubElement(seal, f"{{{classes.SEAL}}}payload").text = b64(payload)
+    if beside is not None:
+        seal.append(beside)
+    message.insert(0, seal)
+    return Go((*ahead, guard.sealed(message)))
+
+
+def _outside(account: Account, stanza: Stanza, parts: _Parts) -> Element:
+    hints = list(parts.clear)
+    if not any(child.tag.endswith("no-store") for child in hints):
+        hints.append(Element(f"{{{classes.HINTS}}}store"))
+    message = _shell(stanza, _once(hints))
+    if stanza.id is None:
+        # an error could not be matched without; inside there is none either
+        message.set("id", stanza_id())
+    message.extend(classes.outside(child) for child in parts.copied)
+    SubElement(
+        message,
+        f"{{{classes.EME}}}encryption",
+        {"namespace": classes.SEAL, "name": "Tillie"},
+    )
+    if account.settings.fallback:
+        SubElement(message, marks.BODY).text = marks.FALLBACK_BODY
+        SubElement(message, f"{{{classes.FALLBACK}}}fallback", {"for": classes.SEAL})
+    return message
+
+
+def _once(children: list[Element]) -> list[Element]:
+    return list({child.tag: child for child in children}.values())
+
+
+def _grants(
+    account: Account,
+    lane: SendLane,
+    due: list[Reader],
+    stanza: Stanza,
+    size: int,
+) -> tuple[list[Cleared], Element | None]:
+    """Grants in stanzas of their own, ahead, and those that fit beside the seal."""
+    if not due:
+        return [], None
+    elements = [
+        grant_for(reader, account.ratchets.grant(lane, reader)) for reader in due
+    ]
+    room = (guard.LARGEST - 2_000 - size * 4 // 3) // GRANT_SIZE
+    beside = elements[: max(0, min(room, MOST_GRANTS))]
+    ahead = []
+    rest = elements[len(beside) :]
+    while rest:
+        chunk, rest = rest[:20], rest[20:]
+        to = str(Jid.parse(stanza.to or account.jid).bare)
+        ahead.append(guard.own_message(grant_message(account, to, chunk)))
+    return ahead, _wrapped(account, beside) if beside else None
+
+
+def grant_for(reader: Reader, box: bytes) -> Element:
+    grant = Element(
+        f"{{{classes.LANE}}}grant",
+        {
+            "to": reader.jid,
+            "device": b64(reader.device),
+            "prekey": str(reader.prekey.number),
+        },
+    )
+    grant.text = b64(box)
+    return grant
+
+
+def _wrapped(account: Account, grants: list[Element]) -> Element:
+    element = Element(
+        f"{{{classes.LANE}}}grants",
+        {
+            "device": b64(account.identity.device.public),
+            "seq": str(account.identity.manifest.seq),
+        },
+    )
+    element.extend(grants)
+    return element
+
+
+def grant_message(account: Account, to: str, grants: list[Element]) -> Element:
+    """A stored message that carries grants and nothing else."""
+    message = Element(
+        "{jabber:client}message", {"to": to, "type": "normal", "id": stanza_id()}
+    )
+    message.append(_wrapped(account, grants))
+    SubElement(message, f"{{{classes.HINTS}}}store")
+    return message

@@ -1,0 +1,167 @@
+"""What the two legs tell the session, and what the session asks of the edge.
+
+Frozen records, one sentence each.  ``core.clientleg`` and ``core.serverleg``
+return *outputs*; ``core.session`` turns them into *effects*, which
+``net.driver`` performs in order, after the store has committed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+    from ..errors import Fault
+    from ..wire.framing import Skipped
+    from ..wire.stanza import Stanza
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """These bytes go out on the leg's own connection."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StartTls:
+    """The connection turns to TLS now; nothing read before counts after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """What was sent is flushed, then the connection is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A stanza (or, on the client's side, a nonza that is to be passed on) came."""
+
+    stanza: Stanza
+
+
+@dataclass(frozen=True, slots=True)
+class TooBig:
+    """A well-formed stanza beyond the limits came and was left out."""
+
+    skipped: Skipped
+
+
+# -- server leg -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFacts:
+    """What the TLS session offers for channel binding.
+
+    :param version: as the library names it, for instance ``TLSv1.3``.
+    :param exporter: 32 bytes of ``EXPORTER-Channel-Binding`` (RFC 9266), TLS 1.3.
+    :param end_point: hash of the server's certificate (RFC 5929, 4.1).
+    """
+
+    version: str
+    exporter: bytes | None
+    end_point: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Derive:
+    """PBKDF2 is wanted off the reactor thread; answer with ``ServerLeg.derived``."""
+
+    hash_name: str
+    password: bytes = field(repr=False)
+    salt: bytes
+    iterations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """SASL is done, the stream restarted, and these are the features behind it."""
+
+    features: Element
+    mechanism: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enabled:
+    """XEP-0198 runs; *previd* is None where the server will not resume."""
+
+    previd: str | None
+    seconds: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotEnabled:
+    """The server refused or does not offer XEP-0198."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The old session goes on; the server has handled *h* of our stanzas in all."""
+
+    h: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeFailed:
+    """The old session is gone; *h* is what the server says it had handled, if it did."""
+
+    h: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """The server has handled *h* of our stanzas (modulo 2**32)."""
+
+    h: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The leg is over; *fault* says why, None for an orderly end."""
+
+    fault: Fault | None
+
+
+ServerOutput: TypeAlias = (
+    Send
+    | StartTls
+    | Close
+    | Derive
+    | Authenticated
+    | Enabled
+    | NotEnabled
+    | Resumed
+    | ResumeFailed
+    | Acked
+    | Incoming
+    | TooBig
+    | Ended
+)
+
+
+# -- client leg -------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """The client asks to log in; answer with ``ClientLeg.admit`` or ``refuse``.
+
+    :param local: localpart of the account, prepared (RFC 7622).
+    :param domain: domainpart, from the stream header's ``to``.
+    :param password: UTF-8 text, as the client sent it.
+    """
+
+    local: str
+    domain: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The client has restarted its stream after SASL; stanzas may flow."""
+
+
+ClientOutput: TypeAlias = Send | StartTls | Close | Login | Live | Incoming | Ended

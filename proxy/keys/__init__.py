@@ -1,0 +1,1 @@
+"""Keys, signed documents, trust in them, and the store that keeps them."""

@@ -1,0 +1,257 @@
+"""Signed documents: JWS General JSON with exactly two signatures, both valid (I4).
+
+The one caller of jwcrypto.  ``JWS.verify`` is content with one good signature
+out of many and reads duplicate members, so the form is settled here first, to
+the byte where that is possible, and each signature is then verified as a
+compact JWS of its own with one algorithm and one key.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from ..errors import LocalFault, PeerFault, TrustFault
+from .identity import RootPrivate, RootPublic
+
+LIMIT = 32_768
+"""Bytes of a whole document, unless the caller says otherwise."""
+
+INTEGER_MAX = 2**53 - 1
+"""The largest integer of a claim (RFC 7493, 2.2); negative ones are refused."""
+
+_ALGORITHMS = ("EdDSA", "ML-DSA-65")
+_SIGNATURE_SIZES = (64, 3309)
+_DEPTH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document whose two signatures were verified.
+
+    :param claims: text, integers 0..2**53-1, lists and objects of these.
+    :param payload: the bytes that were signed.
+    :param digest: SHA-256 of *payload*, 32 bytes.
+    """
+
+    claims: dict[str, object]
+    payload: bytes
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A document of the right form; nothing in it is vouched for yet.
+
+    :param entries: per signature its base64url protected header and signature.
+    """
+
+    payload: str
+    entries: tuple[tuple[str, str], ...]
+    raw: bytes
+    claims: dict[str, object]
+
+
+def make_doc(claims: Mapping[str, object], typ: str, root: RootPrivate) -> str:
+    """Sign *claims* with both root keys (RFC 7515, 7.2.1; RFC 8037; RFC 9964).
+
+    :param typ: what kind of document it is; it stands in both protected headers.
+    :returns: JSON text, ASCII, no white space.
+    :raises LocalFault: *claims* hold what :func:`open_doc` would refuse.
+    """
+    from jwcrypto import jwk, jws
+
+    payload = json.dumps(
+        claims, ensure_ascii=False, separators=(",", ":"), sort_keys=True
+    ).encode("utf-8", "surrogatepass")
+    try:
+        _claims(payload)
+    except PeerFault as error:
+        raise LocalFault(f"a claim cannot be signed: {error.text}") from error
+    ed25519, mldsa65 = _public_members(root.public)
+    ed25519["d"] = _b64url(root.ed25519)
+    mldsa65["priv"] = _b64url(root.mldsa65)
+    signed = jws.JWS(payload)
+    signed.allowed_algs = list(_ALGORITHMS)
+    for algorithm, members in zip(_ALGORITHMS, (ed25519, mldsa65), strict=True):
+        signed.add_signature(
+            jwk.JWK(**members),
+            alg=algorithm,
+            protected=_protected(algorithm, typ).decode("ascii"),
+        )
+    return str(signed.serialize())
+
+
+def open_doc(
+    data: bytes, typ: str, ed25519: bytes, mldsa65: bytes, *, limit: int = LIMIT
+) -> Document:
+    """Check the form of *data* and both signatures.
+
+    :param ed25519: the signer's public key, 32 bytes.
+    :param mldsa65: the signer's public key, 1952 bytes.
+    :param limit: bytes of *data* at most.
+    :raises PeerFault: the form is wrong: size, members, header, base64, JSON.
+    :raises TrustFault: a key is malformed or a signature not valid.
+    """
+    form = _form(data, typ, limit)
+    _verify(form, RootPublic(ed25519, mldsa65))
+    return Document(form.claims, form.raw, hashlib.sha256(form.raw).digest())
+
+
+def peek_doc(data: bytes, typ: str, *, limit: int = LIMIT) -> dict[str, object]:
+    """Read the claims *without* verifying anything, to learn which keys to ask.
+
+    Nothing but the keys may be used before :func:`open_doc` has said yes.
+
+    :raises PeerFault: as for :func:`open_doc`.
+    """
+    return _form(data, typ, limit).claims
+
+
+def _form(data: bytes, typ: str, limit: int) -> _Form:
+    if len(data) > limit:
+        raise PeerFault(f"a signed document is larger than {limit} bytes")
+    outer = _members(_json(data), "payload", "signatures")
+    signatures = outer["signatures"]
+    if not isinstance(signatures, list) or len(signatures) != len(_ALGORITHMS):
+        raise PeerFault("a signed document has not exactly two signatures")
+    entries = tuple(
+        _entry(value, _protected(algorithm, typ), size)
+        for value, algorithm, size in zip(
+            signatures, _ALGORITHMS, _SIGNATURE_SIZES, strict=True
+        )
+    )
+    payload, raw = _unb64url(outer["payload"])
+    return _Form(payload, entries, raw, _claims(raw))
+
+
+def _entry(value: object, protected: bytes, size: int) -> tuple[str, str]:
+    entry = _members(value, "protected", "signature")
+    header, decoded = _unb64url(entry["protected"])
+    # Equal bytes leave no room for another algorithm, `crit`, `b64` or a key
+    # inside the header.
+    if decoded != protected:
+        raise PeerFault("a signed document has another protected header")
+    signature, raw = _unb64url(entry["signature"])
+    if len(raw) != size:
+        raise PeerFault("a signature in a signed document has a wrong size")
+    return header, signature
+
+
+def _protected(algorithm: str, typ: str) -> bytes:
+    return f'{{"alg":"{algorithm}","typ":"{typ}"}}'.encode("ascii")
+
+
+def _verify(form: _Form, public: RootPublic) -> None:
+    from jwcrypto import jwk, jws
+    from jwcrypto.common import JWException
+
+    keys = _public_members(public)
+    for algorithm, members, entry in zip(_ALGORITHMS, keys, form.entries, strict=True):
+        one = jws.JWS()
+        one.allowed_algs = [algorithm]
+        header, signature = entry
+        try:
+            one.deserialize(f"{header}.{form.payload}.{signature}", jwk.JWK(**members))
+        except JWException as error:
+            raise TrustFault(
+                f"the {algorithm} signature of a document is not valid"
+            ) from error
+
+
+def _public_members(public: RootPublic) -> tuple[dict[str, str], dict[str, str]]:
+    return (
+        {"kty": "OKP", "crv": "Ed25519", "x": _b64url(public.ed25519)},
+        {"kty": "AKP", "alg": "ML-DSA-65", "pub": _b64url(public.mldsa65)},
+    )
+
+
+def _claims(payload: bytes) -> dict[str, object]:
+    claims = _json(payload)
+    if not isinstance(claims, dict):
+        raise PeerFault("the claims of a signed document are no JSON object")
+    return claims
+
+
+def _members(value: object, *names: str) -> dict[str, object]:
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise PeerFault(f"a signed document has other members than {', '.join(names)}")
+    return value
+
+
+def _json(data: bytes) -> object:
+    try:
+        # As text: given bytes, the library would also take UTF-16 and UTF-32.
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_refuse_number,
+            parse_constant=_refuse_number,
+        )
+    except (ValueError, RecursionError) as error:
+        raise PeerFault("a signed document is not well-formed JSON") from error
+    _check_value(value, _DEPTH)
+    return value
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise PeerFault("a signed document names a member twice")
+    return made
+
+
+def _integer(text: str) -> int:
+    # The length first: converting many digits takes quadratic time.
+    if len(text) > 16 or text.startswith("-") or int(text) > INTEGER_MAX:
+        raise PeerFault("an integer in a signed document is out of range")
+    return int(text)
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise PeerFault("a signed document has a number that is no integer")
+
+
+def _check_value(value: object, depth: int) -> None:
+    if depth == 0:
+        raise PeerFault("a signed document is nested too deeply")
+    if isinstance(value, dict):
+        for name, member in value.items():
+            _check_text(name)
+            _check_value(member, depth - 1)
+    elif isinstance(value, list):
+        for member in value:
+            _check_value(member, depth - 1)
+    elif isinstance(value, str):
+        _check_text(value)
+    # `True` is an int to Python; here it is neither.
+    elif type(value) is not int:
+        raise PeerFault("a signed document has a value of an unknown type")
+
+
+def _check_text(text: str) -> None:
+    # An escaped lone surrogate has no UTF-8 and would break whoever hashes it.
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise PeerFault("a signed document has text that is not Unicode")
+
+
+def _b64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def _unb64url(text: object) -> tuple[str, bytes]:
+    if not isinstance(text, str):
+        raise PeerFault("a signed document has a member that is no text")
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except ValueError as error:
+        raise PeerFault("a signed document is not canonical base64url") from error
+    # The decoder skips what is not in its alphabet and ignores spare bits.
+    if _b64url(data) != text:
+        raise PeerFault("a signed document is not canonical base64url")
+    return text, data

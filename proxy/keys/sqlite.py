@@ -1,0 +1,331 @@
+"""The store of the proxy: one SQLite file, every value encrypted under a key file.
+
+WAL with ``synchronous=FULL``: after a power loss a committed index is still
+committed, or it could be used twice (REL-40).  The database is held in
+exclusive locking mode, and a lock file keeps a second Tillie off the folder.
+
+Values are AES-256-GCM under the key file, bound to shelf, account and key, so
+that rows cannot be swapped.  Shelves, accounts (bare JIDs) and keys are in
+clear.  Damage, a missing key file or a missing database is an error for the
+person; nothing is ever made anew in its place (REL-17, REL-18).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from ..errors import LocalFault, StoreFault
+from ..suites.entropy import token
+from ..suites.fields import fields
+
+SCHEMA = 1
+DATABASE = "tillie.db"
+KEY_FILE = "store.key"
+LOCK_FILE = "lock"
+_SIDE_FILES = ("", "-wal", "-journal")
+
+
+def open_store(
+    folder: Path, *, before_commit: Callable[[], None] | None = None
+) -> SqliteStore:
+    """Open the store in *folder*, making it at the very first start only.
+
+    :raises StoreFault: the folder is in use, cannot be written, or what is in
+        it is damaged, incomplete or newer than this program.
+    """
+    try:
+        return _open(folder, before_commit)
+    except OSError as error:
+        raise StoreFault(
+            f"the state folder {folder} cannot be used: {error.strerror or error}",
+            hint="make it a folder that you own and can write, or give --state",
+        ) from error
+    except sqlite3.OperationalError as error:
+        raise StoreFault(
+            f"the database in {folder} cannot be used: {error}",
+            hint="look whether the disk is full, read-only, or out of your reach",
+        ) from error
+    except sqlite3.Error as error:
+        raise _damaged(folder, str(error)) from error
+
+
+def _open(folder: Path, before: Callable[[], None] | None) -> SqliteStore:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():
+        raise StoreFault(f"the state folder {folder} belongs to somebody else")
+    folder.chmod(0o700)
+    lock = _lock(folder)
+    try:
+        key = _key(folder)
+        return SqliteStore(_connect(folder), key, lock, before)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def _lock(folder: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = os.open(folder / LOCK_FILE, flags, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise StoreFault(
+            f"another Tillie is running on the state folder {folder}",
+            hint="stop it first, or give this one a folder of its own with --state",
+        ) from error
+    return handle
+
+
+def _key(folder: Path) -> bytes:
+    """The store's key; made, with an empty database, at the very first start.
+
+    The key file takes its name only when the database is complete, so a crash
+    in between leaves a first start that simply begins again.
+    """
+    path, fresh = folder / KEY_FILE, folder / (KEY_FILE + ".new")
+    database = folder / DATABASE
+    if not path.exists():
+        if database.exists() and not fresh.exists():
+            raise StoreFault(
+                f"the key file {path} is missing, so the keys in {database} "
+                "cannot be read",
+                hint="put the key file back from your backup; new keys are never "
+                "made by themselves (to start anew, move the folder away)",
+            )
+        _create(folder, fresh)
+        fresh.rename(path)
+        _sync(folder)
+    elif not database.exists():
+        raise StoreFault(
+            f"the database {database} is missing, but its key file is there",
+            hint="put the database back from your backup; new keys are never made "
+            "by themselves (to start anew, move the folder away)",
+        )
+    path.chmod(0o600)
+    key = path.read_bytes()
+    if len(key) != 32:
+        raise StoreFault(
+            f"the key file {path} is damaged",
+            hint="put it back from your backup; new keys are never made by themselves",
+        )
+    return key
+
+
+def _create(folder: Path, key_path: Path) -> None:
+    for suffix in _SIDE_FILES:
+        with suppress(FileNotFoundError):
+            (folder / (DATABASE + suffix)).unlink()
+    key = token(32)
+    _write(key_path, key)
+    _write(folder / DATABASE, b"")
+    connection = sqlite3.connect(folder / DATABASE, isolation_level=None)
+    try:
+        connection.execute("BEGIN")
+        connection.execute(
+            "CREATE TABLE item (shelf TEXT NOT NULL, account TEXT NOT NULL, "
+            "key TEXT NOT NULL, value BLOB NOT NULL, "
+            "PRIMARY KEY (shelf, account, key)) WITHOUT ROWID"
+        )
+        connection.execute(
+            "INSERT INTO item VALUES ('check', '', '', ?)",
+            (_seal(AESGCM(key), b"tillie", "check", "", ""),),
+        )
+        # the schema's number lies in the file's header, where a program that
+        # is too old can read it without touching anything (REL-25)
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with suppress(FileNotFoundError):
+        path.unlink()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    handle = os.open(path, flags, 0o600)
+    try:
+        os.fchmod(handle, 0o600)
+        os.write(handle, data)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _connect(folder: Path) -> sqlite3.Connection:
+    path = folder / DATABASE
+    with path.open("rb") as file:
+        head = file.read(100)
+    if not head.startswith(b"SQLite format 3\0") or len(head) < 100:
+        raise _damaged(folder, "it is not an SQLite database")
+    version = int.from_bytes(head[60:64], "big")
+    if version > SCHEMA:
+        raise StoreFault(
+            f"the database {path} was written by a newer Tillie "
+            f"(schema {version}; this one knows {SCHEMA})",
+            hint="install the newer version again; nothing was changed",
+        )
+    # SQLite gives its -wal file the mode of the database
+    path.chmod(0o600)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON")
+    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        connection.close()
+        raise _damaged(folder, str(verdict))
+    return connection
+
+
+def _damaged(folder: Path, why: str) -> StoreFault:
+    return StoreFault(
+        f"the database {folder / DATABASE} is damaged: {' '.join(why.split())}",
+        hint="nothing was changed; put the folder back from your backup (to start "
+        "anew, move it away: your contacts will be warned of the new keys)",
+    )
+
+
+def _seal(box: AESGCM, value: bytes, shelf: str, account: str, key: str) -> bytes:
+    nonce = token(12)
+    return nonce + box.encrypt(nonce, value, fields("store", shelf, account, key))
+
+
+class SqliteStore:
+    """See :class:`keys.store.Store`; made by :func:`open_store`."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        key: bytes,
+        lock: int,
+        before_commit: Callable[[], None] | None = None,
+    ) -> None:
+        self._db = connection
+        self._box = AESGCM(key)
+        self._lock = lock
+        self._before = before_commit
+        self._open = False
+        self._begun = False
+        if self.get("check", "", "") != b"tillie":
+            raise StoreFault(
+                "the key file does not belong to this database",
+                hint="put both back from the same backup",
+            )
+
+    def get(self, shelf: str, account: str, key: str) -> bytes | None:
+        with self._guarded():
+            row = self._db.execute(
+                "SELECT value FROM item WHERE shelf=? AND account=? AND key=?",
+                (shelf, account, key),
+            ).fetchone()
+        return None if row is None else self._read(row[0], shelf, account, key)
+
+    def put(self, shelf: str, account: str, key: str, value: bytes) -> None:
+        self._write()
+        sealed = _seal(self._box, value, shelf, account, key)
+        with self._guarded():
+            self._db.execute(
+                "INSERT INTO item VALUES (?,?,?,?) "
+                "ON CONFLICT DO UPDATE SET value=excluded.value",
+                (shelf, account, key, sealed),
+            )
+
+    def delete(self, shelf: str, account: str, key: str) -> None:
+        self._write()
+        with self._guarded():
+            self._db.execute(
+                "DELETE FROM item WHERE shelf=? AND account=? AND key=?",
+                (shelf, account, key),
+            )
+
+    def scan(
+        self, shelf: str, account: str, prefix: str = ""
+    ) -> list[tuple[str, bytes]]:
+        with self._guarded():
+            rows = self._db.execute(
+                "SELECT key, value FROM item WHERE shelf=? AND account=? "
+                "AND key>=? AND substr(key,1,?)=? ORDER BY key",
+                (shelf, account, prefix, len(prefix), prefix),
+            ).fetchall()
+        return [(key, self._read(value, shelf, account, key)) for key, value in rows]
+
+    def accounts(self) -> list[str]:
+        with self._guarded():
+            rows = self._db.execute(
+                "SELECT DISTINCT account FROM item WHERE account<>'' ORDER BY account"
+            ).fetchall()
+        return [account for (account,) in rows]
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        if self._open:
+            raise LocalFault("a transaction is open already")
+        self._open = True
+        try:
+            yield
+            if self._begun:
+                if self._before:
+                    self._before()
+                with self._guarded():
+                    self._db.execute("COMMIT")
+                self._begun = False
+        finally:
+            self._open = False
+            if self._begun:
+                self._begun = False
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            self._db.close()
+        with suppress(OSError):
+            os.close(self._lock)
+
+    def _write(self) -> None:
+        if not self._open:
+            raise LocalFault("a write outside a transaction")
+        if not self._begun:
+            with self._guarded():
+                self._db.execute("BEGIN IMMEDIATE")
+            self._begun = True
+
+    def _read(self, value: bytes, shelf: str, account: str, key: str) -> bytes:
+        try:
+            return self._box.decrypt(
+                value[:12], value[12:], fields("store", shelf, account, key)
+            )
+        except (InvalidTag, ValueError) as error:
+            raise StoreFault(
+                f"a record in the database is damaged ({shelf}), or the key file "
+                "is not the one it was written with",
+                hint="put the state folder back from your backup",
+            ) from error
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreFault(
+                f"the database could not be used: {error}",
+                hint="look whether the disk is full or read-only",
+            ) from error

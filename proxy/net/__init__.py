@@ -1,0 +1,1 @@
+"""Twisted and pyOpenSSL live here and only here; no decisions are made."""

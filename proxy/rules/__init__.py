@@ -1,0 +1,1 @@
+"""What each kind of stanza may show, hide and carry; one file per concern."""

@@ -1,0 +1,1 @@
+"""Ways to seal a stanza, one file each."""

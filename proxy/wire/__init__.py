@@ -1,0 +1,1 @@
+"""XMPP streams, stanzas and addresses; knows nothing of encryption."""

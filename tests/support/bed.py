@@ -1,0 +1,198 @@
+"""The test bed: one private server, taps, Tillies and people, in one folder.
+
+    client  ->  Tillie  ->  Tap (records)  ->  Prosody (a.test and b.test)
+
+Each bed that was opened is in OPEN until it is closed; the fixture in
+tests/conftest.py searches and closes them all after every integration test.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from .canary import Canaries, Hit, files, process
+from .certificates import Authority
+from .prosody import Prosody
+from .raw import RawClient
+from .scripted import Scripted
+from .tap import Tap
+from .tillie import Tillie
+
+DOMAINS = ("a.test", "b.test")
+OPEN: list[Bed] = []
+
+
+class Stoppable(Protocol):
+    """A client that the bed ends when it is closed."""
+
+    def stop(self) -> None: ...
+
+
+P = TypeVar("P", bound=Stoppable)
+
+
+class Bed:
+    """Everything of one test; `close()` ends all processes and removes the folder.
+
+    The folder's name is short, because Unix sockets (tmux's, Tillie's) lie in it
+    and a socket's path has 107 bytes. TILLIE_KEEP_BED=1 keeps it for a look.
+    """
+
+    def __init__(self, domains: Sequence[str] = DOMAINS) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="bed-"))
+        # Clients that refuse to run as root have their homes in here.
+        self.folder.chmod(0o711)
+        self.domains = domains
+        self.authority = Authority(self.folder / "ca")
+        names = [*domains, f"conference.{domains[0]}", f"upload.{domains[0]}"]
+        self.leaf = self.authority.leaf(*names, "127.0.0.1", label="server")
+        self.server = Prosody(self.folder / "server", self.leaf, domains)
+        self.canaries = Canaries()
+        self.passwords: dict[str, str] = {}
+        self.taps: list[Tap] = []
+        self.tillies: list[Tillie] = []
+        self._clients: list[Stoppable] = []
+        self._raw: list[RawClient] = []
+        OPEN.append(self)
+
+    def start(self, *accounts: str, **options: Any) -> Bed:
+        """Start Prosody with accounts; options as the fields of Prosody."""
+        if options:
+            self.server = Prosody(
+                self.folder / "server", self.leaf, self.domains, **options
+            )
+        for jid in accounts:
+            self.account(jid)
+        self.server.start()
+        return self
+
+    def account(self, jid: str) -> str:
+        """Create an account once and return its random password."""
+        if jid not in self.passwords:
+            self.passwords[jid] = secrets.token_hex(16)
+            self.server.add_account(jid, self.passwords[jid])
+        return self.passwords[jid]
+
+    def scripted(self, domain: str, *accounts: str, direct: bool = False) -> Scripted:
+        """Start a scripted server for a domain with accounts of the bed."""
+        passwords = {
+            jid: self.passwords.setdefault(jid, secrets.token_hex(16))
+            for jid in accounts
+        }
+        server = Scripted(self.leaf, domain, passwords, direct=direct).start()
+        return self.keep(server)
+
+    def tap(self, domain: str, *, label: str = "", port: int | None = None) -> Tap:
+        """Put a tap for a domain in front of the server's direct TLS port."""
+        server_port = self.server.direct_port if port is None else port
+        tap = Tap(self.authority, self.leaf, server_port, domain, label=label)
+        tap.start()
+        self.taps.append(tap)
+        return tap
+
+    def tillie(
+        self,
+        label: str,
+        *,
+        taps: Sequence[Tap] | None = None,
+        servers: Mapping[str, int] | None = None,
+        tls: Mapping[str, str] | None = None,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+        start: bool = True,
+    ) -> Tillie:
+        """Start a Tillie behind taps, by default a new one for each domain.
+
+        With `servers` (and `tls`) it goes to these ports instead, untapped.
+        """
+        if taps is None and servers is None:
+            taps = [self.tap(one, label=f"{label} {one}") for one in self.domains]
+        ports = {one.domain: one.port for one in taps or ()} | dict(servers or {})
+        modes = dict.fromkeys(ports, "direct") | dict(tls or {})
+        tillie = Tillie(
+            self.folder / label,
+            self.authority.ca,
+            ports,
+            modes,
+            arguments,
+            environment or {},
+        )
+        self.tillies.append(tillie)
+        return tillie.start() if start else tillie
+
+    def home(self, label: str) -> Path:
+        """Return an empty home folder for a client."""
+        folder = self.folder / "home" / label
+        folder.mkdir(parents=True)
+        folder.parent.chmod(0o711)
+        return folder
+
+    def keep(self, client: P) -> P:
+        """Have the client ended when the bed is closed, and return it."""
+        self._clients.append(client)
+        return client
+
+    def raw(
+        self, jid: str, port: int, *, resource: str = "raw", **options: Any
+    ) -> RawClient:
+        """Log a raw client in at a port and return it."""
+        client = RawClient(port, jid.partition("@")[2])
+        self._raw.append(client)
+        if jid not in self.passwords:
+            self.account(jid)
+        return client.login(jid, self.passwords[jid], resource=resource, **options)
+
+    def places(self) -> dict[str, bytes]:
+        """Return all bytes in which no secret may lie, by a name for people."""
+        places: dict[str, bytes] = {}
+        for tap in self.taps:
+            places |= tap.streams()
+        for client in self._clients:
+            if isinstance(client, Scripted):
+                places[f"scripted server {client.domain}"] = bytes(client.received)
+        return places | files([self.server.folder]) | self.own_places()
+
+    def own_places(self) -> dict[str, bytes]:
+        """Return what the Tillies keep and write: state, log, process."""
+        places = files([one.folder for one in self.tillies])
+        for tillie in self.tillies:
+            if tillie.running:
+                places |= process(tillie.pid)
+        return places
+
+    def hits(self) -> list[Hit]:
+        """Return each secret found where it must not be (invariant I1).
+
+        Passwords are looked for in what the Tillies keep and write only: the
+        server is sent one where it offers PLAIN alone.
+        """
+        passwords = Canaries(secrets=list(self.passwords.values()))
+        return self.canaries.search(self.places()) + passwords.search(self.own_places())
+
+    def report(self) -> dict[str, str]:
+        """Return the ends of all logs by name, for failing tests."""
+        texts = {f"{one.folder.name} (Tillie)": one.errors for one in self.tillies}
+        texts["Prosody"] = self.server.log
+        return {name: text[-4000:] for name, text in texts.items() if text}
+
+    def close(self) -> None:
+        """End every process and thread of the bed and remove its folder."""
+        if self in OPEN:
+            OPEN.remove(self)
+        for raw in self._raw:
+            raw.abort()
+        for client in self._clients:
+            client.stop()
+        for tillie in self.tillies:
+            tillie.kill()
+        for tap in self.taps:
+            tap.stop()
+        self.server.kill()
+        if not os.environ.get("TILLIE_KEEP_BED"):
+            shutil.rmtree(self.folder, ignore_errors=True)
