@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.support.bed import Bed  # noqa: E402 (the checkout is not installed)
+from tests.support.canary import encodings  # noqa: E402
 from tests.support.clients import Bot, Mcabber, Person, Profanity  # noqa: E402
 from tests.support.tap import Tap, Way  # noqa: E402
 from tests.support.tillie import Tillie  # noqa: E402
@@ -38,6 +39,7 @@ ALICE, BOB = "alice@a.test", "bob@b.test"
 FIRST_MESSAGE = 25.0
 LATER_MESSAGE = 15.0
 WIDTH = 44
+SHOWN = 8
 
 _MESSAGE = re.compile(rb"<message\b[^>]*>.*?</message>", re.DOTALL)
 _SEALED = re.compile(rb"<(?:\w+:)?encrypted\b.*", re.DOTALL)
@@ -112,8 +114,8 @@ class Demo:
         wire = sum(len(one.recorded()) for one in self.bed.taps)
         print(
             f"\nSearched {wire:,} bytes recorded at the server, its storage, and"
-            f" the files of both Tillies ({len(places)} places) for every text, as"
-            " it is and in 16 encodings."
+            f" the files of both Tillies ({len(places)} places) for every text, in"
+            f" {len(encodings(ALICE))} encodings."
         )
         if not self.problems:
             print(
@@ -121,8 +123,10 @@ class Demo:
                 " server's side."
             )
             return 0
-        for problem in self.problems:
+        for problem in self.problems[:SHOWN]:
             print(f"demo: error: {problem}", file=sys.stderr)
+        if len(self.problems) > SHOWN:
+            print(f"demo: and {len(self.problems) - SHOWN} more", file=sys.stderr)
         return 1
 
 

@@ -22,8 +22,9 @@ import click
 
 from .. import __version__
 from ..errors import Fault
-from .config import PUBLIC_SWITCH, UsageFault, load, state_folder
+from .config import load, state_folder
 from .control import NotRunning, ask
+from .sources import PUBLIC_SWITCH, UsageFault
 from .terminal import escaped, table
 
 DONE, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
@@ -250,12 +251,17 @@ def devices(asked: _Asked) -> None:
 
 
 @devices.command("name")
-@click.argument("device", metavar="[ID]", required=False)
-@click.argument("name")
+@click.argument("words", metavar="[ID] NAME", nargs=-1, required=True)
 @_asking
-def devices_name(asked: _Asked, device: str | None, name: str) -> None:
+def devices_name(asked: _Asked, words: tuple[str, ...]) -> None:
     """Give the device ID, or this one, a NAME."""
-    asked.show(asked.ask("devices-name", id=device, name=name), _device_text)
+    if len(words) > 2:
+        raise click.UsageError(
+            "at most an ID and a NAME are taken; a name with spaces needs quotes",
+            click.get_current_context(),
+        )
+    device = words[0] if len(words) == 2 else None
+    asked.show(asked.ask("devices-name", id=device, name=words[-1]), _device_text)
 
 
 @devices.command("remove")
@@ -311,7 +317,7 @@ def doctor(asked: _Asked) -> int:
     """Check the port, DNS, the server's certificate and its PEP."""
     checks = asked.ask("doctor")
     asked.show(checks, _doctor_text)
-    return DONE if all(check["ok"] is True for check in checks) else FAILED
+    return DONE if _all_well(checks) else FAILED
 
 
 # -- commands to come -------------------------------------------------------
@@ -401,6 +407,12 @@ def _link_text(found: Mapping[str, Any]) -> str:
         f"code: {code}\n"
         f"fingerprint: {fingerprint}\n"
         "on the other device: tillie link CODE"
+    )
+
+
+def _all_well(found: object) -> bool:
+    return isinstance(found, list) and all(
+        isinstance(check, dict) and check.get("ok") is True for check in found
     )
 
 

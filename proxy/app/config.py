@@ -10,7 +10,6 @@ are merged domain by domain, other lists replace each other whole.
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,36 +18,20 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias, cast, get_args
 
 from ..errors import ConfigFault
+from .sources import (
+    PUBLIC_SWITCH,
+    Origin,
+    Sources,
+    as_path,
+    as_text,
+    as_texts,
+    as_word,
+    slips,
+)
 
 Tls: TypeAlias = Literal["starttls", "direct", "off"]
 Unknown: TypeAlias = Literal["ask", "require"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
-
-PUBLIC_SWITCH = "listen-beyond-this-machine"
-
-_TOP = (
-    "listen",
-    "listen-tls",
-    PUBLIC_SWITCH,
-    "state",
-    "resolver",
-    "ca",
-    "log-level",
-    "log-json",
-    "clear",
-    "fallback",
-    "servers",
-    "policy",
-)
-_POLICY = ("unknown", "require")
-_SERVER = ("server", "tls")
-# Variables that other parts read (named crash points, the client's account), so
-# that a warning about a likely slip of the pen does not name them.
-_OTHER_VARIABLES = ("TILLIE_CONFIG", "TILLIE_ACCOUNT", "TILLIE_JSON", "TILLIE_CRASH")
-
-
-class UsageFault(ConfigFault):
-    """An option's value is not of the form that the option takes."""
 
 
 class Address(NamedTuple):
@@ -121,7 +104,7 @@ def load(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
     :raises UsageFault: an option's value has the wrong form.
     :raises ConfigFault: anything else is wrong; text and hint are for a person.
     """
-    sources = _Sources(options, environ)
+    sources = Sources(options, environ)
     public = sources.flag(PUBLIC_SWITCH, default=False)
     listeners = _listeners(sources, public=public)
     servers, tls = _servers(sources)
@@ -150,217 +133,13 @@ def state_folder(options: Mapping[str, object], environ: Mapping[str, str]) -> P
 
     :raises ConfigFault: the TOML file cannot be read, or the path is no path.
     """
-    return _state(_Sources(options, environ))
-
-
-# -- sources ----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Where a value came from, in the words of who wrote it there."""
-
-    name: str
-    kind: Literal["option", "variable", "file"]
-    folder: Path | None = None
-
-    def fault(self, text: str, hint: str = "") -> ConfigFault:
-        family = UsageFault if self.kind == "option" else ConfigFault
-        return family(f"{self.name}: {text}", hint=hint)
-
-
-class _Sources:
-    """The options, the variables and the TOML file, asked in this order."""
-
-    def __init__(
-        self, options: Mapping[str, object], environ: Mapping[str, str]
-    ) -> None:
-        self.options = {
-            name: value
-            for name, value in options.items()
-            if value not in (None, (), [])
-        }
-        # An empty variable is how a unit file or a shell says "not set".
-        self.environ = {
-            name: value
-            for name, value in environ.items()
-            if name.startswith("TILLIE_") and value
-        }
-        self.path = self._config_path()
-        self.document = _document(self.path) if self.path else {}
-
-    def _config_path(self) -> Path | None:
-        option = self.options.get("config")
-        if option is not None:
-            return _path(str(option), _Origin("--config", "option"))
-        if variable := self.environ.get("TILLIE_CONFIG"):
-            return _path(variable, _Origin("TILLIE_CONFIG", "variable"))
-        return None
-
-    def layers(self, name: str) -> Iterator[tuple[object, _Origin]]:
-        """Yield what each source has for *name*, the strongest first."""
-        option = name.replace("-", "_")
-        variable = f"TILLIE_{option.upper()}"
-        if option in self.options:
-            yield self.options[option], _Origin(f"--{name}", "option")
-        if variable in self.environ:
-            yield self.environ[variable], _Origin(variable, "variable")
-        table = self.document.get("policy", {}) if name in _POLICY else self.document
-        if isinstance(table, Mapping) and name in table:
-            yield table[name], self.in_file(name)
-
-    def in_file(self, name: str) -> _Origin:
-        """Name a key of the TOML file."""
-        assert self.path is not None
-        return _Origin(f"{self.path}: {name}", "file", self.path.parent)
-
-    def text(self, name: str) -> tuple[str, _Origin] | None:
-        """Return the strongest value as text, or None where no source has one."""
-        for value, origin in self.layers(name):
-            return _text(value, origin), origin
-        return None
-
-    def texts(self, name: str) -> tuple[tuple[str, ...], _Origin] | None:
-        """Return the strongest value as texts; a variable is split at white space
-        and commas."""
-        for value, origin in self.layers(name):
-            return _texts(value, origin), origin
-        return None
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        """Return the strongest value as a truth value."""
-        for value, origin in self.layers(name):
-            return _flag(value, origin)
-        return default
-
-    def word(self, name: str, words: tuple[str, ...], default: str) -> str:
-        """Return the strongest value as one of *words*."""
-        found = self.text(name)
-        return _word(*found, words) if found else default
-
-
-def _document(path: Path) -> dict[str, object]:
-    """Read the TOML file and refuse every key that nothing would read."""
-    import tomllib
-
-    try:
-        if not path.is_file():
-            raise ConfigFault(
-                f"the configuration file {path} does not exist or is no file",
-                hint="check --config and TILLIE_CONFIG",
-            )
-        document = tomllib.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise ConfigFault(
-            f"the configuration file {path} cannot be read: {error.strerror}"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        # tomllib's own words carry line and column; UnicodeDecodeError the byte.
-        raise ConfigFault(
-            f"the configuration file {path} is not TOML: {error}",
-            hint='text stands in quotes there: listen = "127.0.0.1:5222"',
-        ) from error
-    return _checked(document, path)
-
-
-def _checked(document: dict[str, object], path: Path) -> dict[str, object]:
-    top = _known(document, _TOP, "", path)
-    if "policy" in top:
-        top["policy"] = _known(
-            _table(top["policy"], "policy", path), _POLICY, "policy.", path
-        )
-    if "servers" in top:
-        top["servers"] = {
-            domain: _known(
-                _table(one, f'servers."{domain}"', path),
-                _SERVER,
-                f'servers."{domain}".',
-                path,
-            )
-            for domain, one in _table(top["servers"], "servers", path).items()
-        }
-    return top
-
-
-def _table(value: object, name: str, path: Path) -> Mapping[str, object]:
-    if isinstance(value, Mapping):
-        return value
-    raise ConfigFault(f"{path}: {name} is a table", hint=f"write it as [{name}]")
-
-
-def _known(
-    table: Mapping[str, object], keys: tuple[str, ...], prefix: str, path: Path
-) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for written, value in table.items():
-        key = written.replace("_", "-")
-        if key not in keys:
-            raise ConfigFault(
-                f"{path}: {prefix}{written} is not a setting",
-                hint=_suggestion(key, keys, prefix),
-            )
-        if key in found:
-            raise ConfigFault(f"{path}: {prefix}{key} is there twice")
-        found[key] = value
-    return found
-
-
-def _suggestion(key: str, keys: tuple[str, ...], prefix: str) -> str:
-    import difflib
-
-    places = {f'servers."example.org".{name}': name for name in _SERVER}
-    places |= {f"policy.{name}": name for name in _POLICY}
-    places |= {name: name for name in _TOP}
-    places |= {f"{prefix}{name}": name for name in keys}
-    close = difflib.get_close_matches(key, list(places.values()), n=1, cutoff=0.6)
-    if not close:
-        return "known here: " + ", ".join(keys)
-    # The last place of a name is the nearest: the table the wrong key stands in.
-    where = [place for place, name in places.items() if name == close[0]][-1]
-    return f"did you mean {where}?"
+    return _state(Sources(options, environ))
 
 
 # -- the form of one value --------------------------------------------------
 
 
-def _text(value: object, origin: _Origin) -> str:
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if not isinstance(value, str):
-        raise origin.fault("text in quotes is wanted here")
-    if not value:
-        raise origin.fault("this is empty")
-    return value
-
-
-def _texts(value: object, origin: _Origin) -> tuple[str, ...]:
-    if isinstance(value, str):
-        value = (
-            value.replace(",", " ").split() if origin.kind == "variable" else [value]
-        )
-    if not isinstance(value, list | tuple):
-        raise origin.fault("a list of texts in quotes is wanted here")
-    return tuple(_text(one, origin) for one in value)
-
-
-def _flag(value: object, origin: _Origin) -> bool:
-    if isinstance(value, bool):
-        return value
-    if origin.kind == "variable" and isinstance(value, str):
-        if value.lower() in ("1", "true", "yes", "on"):
-            return True
-        if value.lower() in ("0", "false", "no", "off"):
-            return False
-    raise origin.fault("true or false is wanted here")
-
-
-def _word(text: str, origin: _Origin, words: tuple[str, ...]) -> str:
-    if text.lower() in words:
-        return text.lower()
-    raise origin.fault(f'"{text}" is none of: {", ".join(words)}')
-
-
-def _address(text: str, origin: _Origin, *, lowest: int = 1) -> Address:
+def _address(text: str, origin: Origin, *, lowest: int = 1) -> Address:
     """Parse ``HOST:PORT`` or ``[V6]:PORT``; ``localhost`` becomes 127.0.0.1."""
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
@@ -402,18 +181,7 @@ def _is_loopback(host: str) -> bool:
     return ip is not None and ip.is_loopback
 
 
-def _path(text: str, origin: _Origin) -> Path:
-    """Make *text* absolute; in the file it counts from the file's own folder."""
-    if "\0" in text:
-        raise origin.fault("a path has no zero byte in it")
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError as error:
-        raise origin.fault(f'the "~" in "{text}" cannot be resolved') from error
-    return (origin.folder / path) if origin.folder else path.absolute()
-
-
-def _domain(text: str, origin: _Origin) -> str:
+def _domain(text: str, origin: Origin) -> str:
     domain = text.lower().rstrip(".")
     if not domain or not _plain(domain) or len(domain) > 1023:
         raise origin.fault(f'"{text}" is not a domain')
@@ -423,7 +191,7 @@ def _domain(text: str, origin: _Origin) -> str:
 # -- the settings -----------------------------------------------------------
 
 
-def _listeners(sources: _Sources, *, public: bool) -> tuple[Listener, ...]:
+def _listeners(sources: Sources, *, public: bool) -> tuple[Listener, ...]:
     plain = [
         Listener(address, "starttls")
         for address in _listen_addresses(sources, "listen", public=public)
@@ -455,9 +223,9 @@ def _in_order(
 
 
 def _listen_addresses(
-    sources: _Sources, name: str, *, public: bool
+    sources: Sources, name: str, *, public: bool
 ) -> Iterator[Address]:
-    texts, origin = sources.texts(name) or ((), _Origin(name, "file"))
+    texts, origin = sources.texts(name) or ((), Origin(name, "file"))
     for text in texts:
         address = _address(text, origin, lowest=0)
         if _ip(address.host) is None:
@@ -476,10 +244,10 @@ def _listen_addresses(
         yield address
 
 
-def _state(sources: _Sources) -> Path:
+def _state(sources: Sources) -> Path:
     found = sources.text("state")
     if found:
-        return _path(*found)
+        return as_path(*found)
     import platformdirs
 
     default = platformdirs.user_state_path("tillie")
@@ -491,7 +259,7 @@ def _state(sources: _Sources) -> Path:
     return default
 
 
-def _resolver(sources: _Sources) -> Address | None:
+def _resolver(sources: Sources) -> Address | None:
     found = sources.text("resolver")
     if not found:
         return None
@@ -501,11 +269,11 @@ def _resolver(sources: _Sources) -> Address | None:
     return address
 
 
-def _ca(sources: _Sources) -> Path | None:
+def _ca(sources: Sources) -> Path | None:
     found = sources.text("ca")
     if not found:
         return None
-    path = _path(*found)
+    path = as_path(*found)
     try:
         pem = path.read_bytes() if path.is_file() else None
     except OSError as error:
@@ -522,14 +290,14 @@ def _ca(sources: _Sources) -> Path | None:
     return path
 
 
-def _servers(sources: _Sources) -> tuple[dict[str, Address], dict[str, Tls]]:
+def _servers(sources: Sources) -> tuple[dict[str, Address], dict[str, Tls]]:
     servers: dict[str, Address] = {}
     tls: dict[str, Tls] = {}
-    off: dict[str, _Origin] = {}
+    off: dict[str, Origin] = {}
     for domain, text, origin in _by_domain(sources, "server"):
         servers[domain] = _address(text, origin)
     for domain, text, origin in _by_domain(sources, "tls"):
-        tls[domain] = cast(Tls, _word(text, origin, get_args(Tls)))
+        tls[domain] = cast(Tls, as_word(text, origin, get_args(Tls)))
         off[domain] = origin
     for domain, mode in tls.items():
         server = servers.get(domain)
@@ -542,16 +310,16 @@ def _servers(sources: _Sources) -> tuple[dict[str, Address], dict[str, Tls]]:
     return servers, tls
 
 
-def _by_domain(sources: _Sources, name: str) -> Iterator[tuple[str, str, _Origin]]:
+def _by_domain(sources: Sources, name: str) -> Iterator[tuple[str, str, Origin]]:
     """Yield what each source says of each domain, the strongest source last."""
     for written, entry in _entries(sources.document.get("servers")):
         if name in entry:
             origin = sources.in_file(f'servers."{written}".{name}')
-            yield _domain(written, origin), _text(entry[name], origin), origin
+            yield _domain(written, origin), as_text(entry[name], origin), origin
     for value, origin in reversed(list(sources.layers(name))):
         # One source may not contradict itself; two sources are what layers are for.
         seen: set[str] = set()
-        for text in _texts(value, origin):
+        for text in as_texts(value, origin):
             written, equals, rest = text.partition("=")
             if not equals or not rest:
                 form = "HOST:PORT" if name == "server" else "|".join(get_args(Tls))
@@ -567,8 +335,8 @@ def _entries(servers: object) -> Iterable[tuple[str, Mapping[str, object]]]:
     return servers.items() if isinstance(servers, Mapping) else ()
 
 
-def _patterns(sources: _Sources, name: str) -> tuple[str, ...]:
-    texts, origin = sources.texts(name) or ((), _Origin(name, "file"))
+def _patterns(sources: Sources, name: str) -> tuple[str, ...]:
+    texts, origin = sources.texts(name) or ((), Origin(name, "file"))
     for text in texts:
         if "/" in text or not text.isprintable() or " " in text:
             raise origin.fault(
@@ -580,7 +348,7 @@ def _patterns(sources: _Sources, name: str) -> tuple[str, ...]:
 
 
 def _warnings(
-    sources: _Sources, listeners: tuple[Listener, ...], tls: Mapping[str, Tls]
+    sources: Sources, listeners: tuple[Listener, ...], tls: Mapping[str, Tls]
 ) -> Iterator[str]:
     for one in listeners:
         if not _is_loopback(one.address.host):
@@ -593,21 +361,4 @@ def _warnings(
             yield f"TLS is off towards the server of {domain}"
     if sources.path and sources.path.stat().st_mode & 0o002:
         yield f"everyone on this machine can change {sources.path}"
-    yield from _slips(sources.environ)
-
-
-def _slips(environ: Mapping[str, str]) -> Iterator[str]:
-    # Only a warning: TILLIE_* is also what container platforms set by themselves
-    # for a service that happens to have this name (TILLIE_SERVICE_HOST).
-    names = (*_TOP, *_POLICY, *_SERVER)
-    known = [f"TILLIE_{name.upper().replace('-', '_')}" for name in names]
-    known += _OTHER_VARIABLES
-    odd = sorted(name for name in environ if name not in known)
-    if not odd:
-        return
-    import difflib
-
-    for name in odd:
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-        if close:
-            yield f"{name} is not a setting; did you mean {close[0]}?"
+    yield from slips(sources.environ)

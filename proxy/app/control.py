@@ -218,6 +218,10 @@ def _connected(state: Path) -> Iterator[socket.socket]:
             connection.connect(_address(state, folder_fd))
         except (ConnectionRefusedError, FileNotFoundError) as error:
             raise not_running from error
+        except BlockingIOError as error:
+            raise EnvFault(
+                "Tillie is busy with too many other commands", hint="try again"
+            ) from error
         if _peer_uid(connection) not in (None, os.geteuid()):
             raise EnvFault(f"{state / NAME} is answered by another user")
         yield connection

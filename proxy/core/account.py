@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import Fault
 from ..keys.manifest import Manifest
+from ..keys.prekeys import Prekey
 from ..keys.store import Store
 from ..suites.entropy import token
 from . import directory
 from .contacts import Contact, Contacts, Finding
 from .directory import Absent, Failed, Found, Outcome
 from .identity import Identity, Standing
+from .inbox import Inbox
 from .ratchets import Ratchets, Reader
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Settings:
 
     clear: tuple[str, ...] = ()
     require: tuple[str, ...] = ()
+    unknown: str = "ask"
     fallback: bool = True
     label: str = "Tillie"
 
@@ -58,10 +61,16 @@ class Account:
         self.settings = settings
         self.identity = Identity(store, jid)
         self.contacts = Contacts(
-            store, jid, clear=settings.clear, require=settings.require
+            store,
+            jid,
+            clear=settings.clear,
+            require=settings.require,
+            unknown=settings.unknown,
         )
         self.ratchets = Ratchets(store, self.identity)
+        self.inbox = Inbox(store, jid)
         self.streams: list[Session] = []
+        self.in_flight: dict[str, Session] = {}
         self._lookups: dict[str, list[Settled]] = {}
         self._publishing = False
         self._retry_at = 0
@@ -73,8 +82,20 @@ class Account:
         self.identity.forget_caches()
         self.contacts.forget_caches()
         self.ratchets.forget_caches()
+        self.inbox.forget_caches()
 
-    # -- notices ------------------------------------------------------------
+    def reconfigure(self, settings: Settings) -> None:
+        """Policies changed; pinned contacts and words for single JIDs stay."""
+        self.settings = settings
+        self.contacts = Contacts(
+            self.store,
+            self.jid,
+            clear=settings.clear,
+            require=settings.require,
+            unknown=settings.unknown,
+        )
+
+    # -- notices ------
 
     def notice(self, about: str, text: str, *, show: bool = True) -> None:
         """Tell the person, once in a while for the same thing.
@@ -94,7 +115,7 @@ class Account:
             for stream in self.streams:
                 stream.show_notice(text)
 
-    # -- own keys -----------------------------------------------------------
+    # -- own keys ------
 
     def settle_own(self, asker: Session) -> None:
         """Bring the own keys and what the server publishes of them together.
@@ -153,14 +174,22 @@ class Account:
         if identity.standing is Standing.ALARM:
             identity.adopt(own)
         if manifest.seq > own.seq:
-            identity.adopt(manifest)
-            self.ratchets.rotate_all()
+            self._adopt_newer(own, manifest)
         if identity.standing is not Standing.READY:
             return
         if manifest.seq < identity.manifest.seq:
             self.publish(asker)
         else:
             self.publish_prekey(asker)
+
+    def _adopt_newer(self, own: Manifest, manifest: Manifest) -> None:
+        """Another own device changed the list under the same root."""
+        known = {device.public for device in own.active}
+        self.identity.adopt(manifest)
+        for device in manifest.active:
+            if device.public not in known:
+                self.ratchets.note_joined(device.public)
+        self.ratchets.rotate_all()
 
     def publish(self, asker: Session) -> None:
         """The manifest, then the prekey: a contact never sees a device that it
@@ -192,6 +221,15 @@ class Account:
 
         directory.publish(asker, directory.PREKEY, item, done)
 
+    @property
+    def published(self) -> bool:
+        """Whether the server took this device's prekey on a stream since start."""
+        return self._prekey_published
+
+    def remove_prekey(self, asker: Session, item_id: str) -> None:
+        """A removed device's prekey goes from the own node (I15)."""
+        directory.retract(asker, directory.PREKEY, item_id, lambda _: None)
+
     def tick(self, asker: Session, now: int) -> None:
         """What time alone brings about: retries, new prekeys, old lanes."""
         if self._retry_at and now >= self._retry_at:
@@ -202,7 +240,10 @@ class Account:
                 self.publish_prekey(asker)
                 self.ratchets.prune(now)
 
-    # -- contacts -----------------------------------------------------------
+    # -- contacts ------
+
+    def looking_up(self, jid: str) -> bool:
+        return jid in self._lookups
 
     def look_up(self, asker: Session, jid: str, settled: Settled) -> None:
         """Learn *jid*'s keys; *settled* is called when contacts know more.
@@ -229,14 +270,15 @@ class Account:
             case Found(manifest=manifest, prekeys=prekeys):
                 self._learn(jid, manifest, prekeys, now)
             case Absent():
-                self.contacts.failed(jid, Finding.ABSENT, "", now)
+                if notice := self.contacts.absent(jid, now):
+                    self.notice(jid, f"{jid}: {notice}")
             case Failed(text=text):
                 self.contacts.failed(jid, Finding.FAILED, text, now)
         for settled in self._lookups.pop(jid, []):
             settled()
 
     def _learn(
-        self, jid: str, manifest: Manifest, prekeys: list[directory.Prekey], now: int
+        self, jid: str, manifest: Manifest, prekeys: list[Prekey], now: int
     ) -> None:
         try:
             learned = self.contacts.learn(jid, manifest, prekeys, now)
@@ -245,8 +287,9 @@ class Account:
             return
         if learned.notice:
             self.notice(jid, f"{jid}: {learned.notice}")
-        if learned.contact is None:
-            self.contacts.failed(jid, Finding.FAILED, learned.notice, now)
+        # remembered either way: nobody asks again at once for what was not there
+        text = learned.notice or "the look-up brought nothing new"
+        self.contacts.failed(jid, Finding.FAILED, text, now)
 
     def audience(self, contact: Contact | None) -> list[tuple[str, bytes]]:
         """Accounts that read a lane towards *contact*; None: only the own one."""

@@ -48,7 +48,7 @@ from .vocabulary import Close, Ended, Incoming, Live, Login, Send, StartTls
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..wire.framing import Event
+    from ..wire.framing import Event, Limits
     from ..wire.stanza import Stanza
     from .vocabulary import ClientOutput
 
@@ -79,9 +79,8 @@ _LIVE_NONZAS: dict[tuple[str, str], bytes | None] = {
 }
 """What is answered with these bytes; None is passed on as it is."""
 
-# A browser or a TLS client on this port sends bytes that are not XML at all.
-# Whatever we answered, a web page's script could read or count.
 _NOT_XML = frozenset({"bad-format", "not-well-formed"})
+_BEFORE_XML = b" \t\r\n\xef\xbb\xbf"
 
 
 class Awaiting(Enum):
@@ -126,9 +125,8 @@ class ClientLeg:
         self._secure = secure
         self._stream_id = stream_id
         self._failures = 0
-        self._opened = False
         self._features: tuple[Element, ...] = ()
-        self._framer = Framer(BEFORE_LOGIN)
+        self._framer, self._opened, self._first = Framer(BEFORE_LOGIN), False, b""
         self._awaiting = Awaiting.HEADER
         self._negotiation: dict[tuple[str, str], Callable[[Stanza], Outputs]] = {
             (TLS, "starttls"): self._on_starttls,
@@ -139,26 +137,36 @@ class ClientLeg:
             (STREAMS, "error"): self._on_error,
         }
 
-    # -- what the edge reports ----------------------------------------------
+    # -- what the edge reports ------
+
+    @property
+    def over(self) -> bool:
+        """True once ``Ended`` was given; every call is without effect from then on."""
+        return self._awaiting is Awaiting.NOTHING
 
     def data(self, data: bytes) -> Outputs:
         """Bytes came from the client."""
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         if self._awaiting is Awaiting.HANDSHAKE:
             return self._pipelined()
         out: Outputs = []
         framer = self._framer
         paused = self._paused()
+        if not self._first:
+            self._first = data.lstrip(_BEFORE_XML)[:1]
         for event in framer.feed(data):
             if self._framer is not framer or (self._paused() and not paused):
                 return self._pipelined()
             out += self._event(event)
-            if self._awaiting is Awaiting.NOTHING:
+            if out and isinstance(out[-1], Ended):
                 return out
         if (self._framer is not framer or self._paused()) and not framer.clean:
             return self._pipelined()
         return out
+
+    def _restart(self, limits: Limits) -> None:
+        self._framer, self._opened, self._first = Framer(limits), False, b""
 
     def _paused(self) -> bool:
         """Tell whether the client has to wait for us: what it sends now is too early.
@@ -170,7 +178,7 @@ class ClientLeg:
 
     def secured(self) -> Outputs:
         """TLS is up behind ``StartTls``; the client opens a new stream."""
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         self._expect(Awaiting.HANDSHAKE)
         self._secure = True
@@ -179,24 +187,23 @@ class ClientLeg:
 
     def lost(self) -> Outputs:
         """The connection is gone; half a stanza in the parser goes with it."""
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         self._awaiting = Awaiting.NOTHING
         return [Ended(None)]
 
-    # -- what the session asks for ------------------------------------------
+    # -- what the session asks for ------
 
     def admit(self, features: Sequence[Element]) -> Outputs:
         """Let the client of the last ``Login`` in.
 
         :param features: what is offered behind the restart of the stream.
         """
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         self._expect(Awaiting.DECISION)
         self._features = tuple(features)
-        self._framer = Framer(AFTER_LOGIN)
-        self._opened = False
+        self._restart(AFTER_LOGIN)
         self._awaiting = Awaiting.RESTART
         return [Send(_SUCCESS)]
 
@@ -206,14 +213,14 @@ class ClientLeg:
         :param condition: of RFC 6120, 6.5; any other becomes
             ``temporary-auth-failure``.
         """
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         self._expect(Awaiting.DECISION)
         return self._failure(sasl_condition(condition), text)
 
     def stanza(self, data: bytes) -> Outputs:
         """Send something to the client, which must be live."""
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         self._expect(Awaiting.STANZAS)
         return [Send(data)]
@@ -224,7 +231,7 @@ class ClientLeg:
             return self._finish(None, END if self._opened else b"")
         return self._fail(fault)
 
-    # -- events -------------------------------------------------------------
+    # -- events ------
 
     def _event(self, event: Event) -> Outputs:
         match event:
@@ -242,7 +249,9 @@ class ClientLeg:
 
     def _on_broken(self, condition: str, text: str) -> Outputs:
         fault = PeerFault(text, condition=condition)
-        if not self._opened and condition in _NOT_XML:
+        if not self._opened and (self._first != b"<" or condition in _NOT_XML):
+            # A browser or a TLS client has the wrong port.  Whatever we answered,
+            # a web page's script could count it.
             return self._finish(fault, b"")
         return self._fail(fault)
 
@@ -256,7 +265,7 @@ class ClientLeg:
             )
         return handler(stanza)
 
-    # -- stream header ------------------------------------------------------
+    # -- stream header ------
 
     def _on_header(self, opened: Opened) -> Outputs:
         if not speaks_xmpp(opened.attrs.get("version")):
@@ -292,7 +301,7 @@ class ClientLeg:
         SubElement(mechanisms, f"{{{SASL}}}mechanism").text = "PLAIN"
         return [*offers, mechanisms]
 
-    # -- negotiation --------------------------------------------------------
+    # -- negotiation ------
 
     def _on_starttls(self, stanza: Stanza) -> Outputs:
         if self._awaiting is not Awaiting.NEGOTIATION:
@@ -300,8 +309,7 @@ class ClientLeg:
         if self._secure or not self._tls_available:
             return self._finish(PeerFault("TLS was asked for but not offered"), _NO_TLS)
         # What the old parser holds came in clear, from anyone.
-        self._framer = Framer(BEFORE_LOGIN)
-        self._opened = False
+        self._restart(BEFORE_LOGIN)
         self._awaiting = Awaiting.HANDSHAKE
         return [Send(_PROCEED), StartTls()]
 
@@ -355,7 +363,7 @@ class ClientLeg:
         self._awaiting = Awaiting.NEGOTIATION
         return [Send(_failure(condition, text))]
 
-    # -- live ---------------------------------------------------------------
+    # -- live ------
 
     def _on_live(self, stanza: Stanza) -> Outputs:
         if stanza.is_stanza:
@@ -379,7 +387,7 @@ class ClientLeg:
             "unsupported-stanza-type", f"<{shown(stanza.name)}/> is not known here"
         )
 
-    # -- the end ------------------------------------------------------------
+    # -- the end ------
 
     def _pipelined(self) -> Outputs:
         if self._awaiting is Awaiting.HANDSHAKE:
@@ -405,7 +413,7 @@ class ClientLeg:
         return self._finish(fault, farewell)
 
     def _finish(self, fault: Fault | None, farewell: bytes) -> Outputs:
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         self._awaiting = Awaiting.NOTHING
         said: Outputs = [Send(farewell)] if farewell else []
@@ -439,7 +447,8 @@ def _failure(condition: str, text: str) -> bytes:
     SubElement(failure, f"{{{SASL}}}{condition}")
     explained = SubElement(failure, f"{{{SASL}}}text")
     explained.set("{http://www.w3.org/XML/1998/namespace}lang", "en")
-    explained.text = text
+    # The text may quote what the network or a library said.
+    explained.text = shown(text, 1_000)
     return serialise(failure)
 
 

@@ -86,6 +86,7 @@ class Contacts:
 
     :param clear: shell patterns of bare JIDs that may be written to in clear.
     :param require: shell patterns for which keys are required whatever else says.
+    :param unknown: ``ask`` or ``require``, where no pattern and no word holds.
     """
 
     def __init__(
@@ -95,11 +96,13 @@ class Contacts:
         *,
         clear: tuple[str, ...] = (),
         require: tuple[str, ...] = (),
+        unknown: str = "ask",
     ) -> None:
         self._store = store
         self._account = account
         self._clear = clear
         self._require = require
+        self._unknown = unknown
         self._cache: OrderedDict[str, Contact] = OrderedDict()
         self._failures: OrderedDict[str, Failure] = OrderedDict()
 
@@ -107,7 +110,7 @@ class Contacts:
         """After a transaction was rolled back: the store is right, memory is not."""
         self._cache.clear()
 
-    # -- pinned -------------------------------------------------------------
+    # -- pinned ------
 
     def get(self, jid: str) -> Contact | None:
         """:raises StoreFault: the record cannot be read."""
@@ -142,10 +145,21 @@ class Contacts:
         self._failures.move_to_end(jid)
         while len(self._failures) > _CACHED:
             self._failures.popitem(last=False)
+
+    def absent(self, jid: str, now: int) -> str:
+        """*jid* says that it has no key; the notice, where it once had one.
+
+        Then the answer is no proof of anything: the pinned root stays in force
+        (ENC-23).
+        """
         contact = self.get(jid)
-        if contact is not None and finding is Finding.ABSENT:
-            # withheld: the pinned root stays in force (ENC-23)
-            self._failures[jid] = Failure(Finding.FAILED, text, now + RETRY)
+        kept = trust.judge_absence(contact.pin if contact else None)
+        if contact is None or kept is None:
+            self.failed(jid, Finding.ABSENT, "", now)
+            return ""
+        self._keep(replace(contact, pin=kept.pin))
+        self.failed(jid, Finding.FAILED, kept.reason, now)
+        return kept.reason if kept.fresh else ""
 
     def stale(self, contact: Contact, now: int) -> bool:
         return now - contact.pin.checked > FRESH or now < contact.pin.checked - FRESH
@@ -157,13 +171,8 @@ class Contacts:
         old = self.get(jid)
         decision = trust.judge(old.pin if old else None, manifest, now)
         match decision:
-            case trust.Held(reason=reason):
-                return self._hold(old, reason, now)
-            case trust.Kept(pin=pin, reason=reason):
-                assert old is not None
-                contact = replace(old, pin=replace(pin, checked=now))
-                kept = self._keep(self._with_prekeys(contact, prekeys))
-                return Learned(kept, reason)
+            case trust.Held(pin=pin) | trust.Kept(pin=pin):
+                return self._hold(old, pin, decision, prekeys)
             case trust.Pinned(pin=pin) | trust.Advanced(pin=pin):
                 contact = self._advanced(old, pin, manifest, prekeys, now)
                 changed = old is not None and set(contact.seen) != set(old.seen)
@@ -175,14 +184,21 @@ class Contacts:
                 self._failures.pop(jid, None)
                 return Learned(self._keep(self._with_prekeys(contact, prekeys)), "")
 
-    def _hold(self, old: Contact | None, reason: str, now: int) -> Learned:
+    def _hold(
+        self,
+        old: Contact | None,
+        pin: trust.Pin,
+        decision: trust.Held | trust.Kept,
+        prekeys: list[Prekey],
+    ) -> Learned:
+        """What arrived is not taken: the pinned manifest stays, with an alarm."""
         if old is None:
-            return Learned(None, reason)
-        known = old.pin.alarm == reason
-        contact = self._keep(
-            replace(old, pin=replace(old.pin, alarm=reason, checked=now))
-        )
-        return Learned(contact, "" if known else reason)
+            return Learned(None, decision.reason)
+        contact = replace(old, pin=pin)
+        if isinstance(decision, trust.Kept):
+            contact = self._with_prekeys(contact, prekeys)
+        notice = decision.reason if decision.fresh else ""
+        return Learned(self._keep(contact), notice)
 
     def _advanced(
         self,
@@ -236,7 +252,7 @@ class Contacts:
             self._cache.popitem(last=False)
         return contact
 
-    # -- policy -------------------------------------------------------------
+    # -- policy ------
 
     def policy(self, jid: str) -> str:
         """``ask``, ``clear`` or ``require``; a word for one JID beats a pattern."""
@@ -247,7 +263,7 @@ class Contacts:
             return "require"
         if any(fnmatch.fnmatchcase(jid, pattern) for pattern in self._clear):
             return "clear"
-        return "ask"
+        return self._unknown
 
     def set_policy(self, jid: str, word: str) -> None:
         self._store.put("policy", self._account, jid, word.encode())
@@ -264,7 +280,8 @@ class Contacts:
         :raises TrustFault: it had a key once, or nobody allowed it; the text is
             for the person.
         """
-        if self.get(jid) is not None:
+        contact = self.get(jid)
+        if contact is not None and not contact.manifest.retired:
             raise TrustFault(
                 f"{jid} has keys, so nothing goes there in clear",
                 condition="policy-violation",

@@ -61,7 +61,7 @@ class Identity:
     def _put(self, key: str, value: bytes) -> None:
         self._store.put("own", self.account, key, value)
 
-    # -- what there is ------------------------------------------------------
+    # -- what there is ------
 
     @property
     def standing(self) -> Standing:
@@ -97,7 +97,7 @@ class Identity:
         """Whether the root's private key is here, so that devices can be added."""
         return self._root is not None
 
-    # -- making and changing ------------------------------------------------
+    # -- making and changing ------
 
     def ensure_device(self, now: int) -> None:
         """The device key and a first prekey, before anything else is known."""
@@ -124,8 +124,8 @@ class Identity:
         """Take *manifest*, which the caller has judged, as the account's own."""
         self._manifest = manifest
         self._put("manifest", manifest.document.encode())
-        listed = self._device and manifest.device(self._device.public)
-        active = listed is not None and listed and not listed.removed
+        listed = manifest.device(self.device.public)
+        active = listed is not None and listed.removed is None
         self.set_standing(Standing.READY if active else Standing.LINKING)
 
     def set_standing(self, standing: Standing) -> None:
@@ -157,7 +157,7 @@ class Identity:
             raise LocalFault("the account's root key is on another device")
         return self._root
 
-    # -- prekeys ------------------------------------------------------------
+    # -- prekeys ------
 
     def _new_prekey(self, number: int, now: int) -> None:
         private = PrekeyPrivate.generate(number)

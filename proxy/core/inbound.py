@@ -30,6 +30,7 @@ _FORWARDED = f"{{{classes.FORWARD}}}forwarded"
 _MESSAGE = "{jabber:client}message"
 _CARBONS = (f"{{{classes.CARBONS}}}received", f"{{{classes.CARBONS}}}sent")
 _RESULTS = (f"{{{classes.MAM}}}result", "{urn:xmpp:mam:1}result")
+_LAYER = f"{{{classes.LANE}}}"
 LARGEST_PAYLOAD = 400_000
 
 # what a clear message of somebody with keys may not do to sealed ones (ID-15, ID-16)
@@ -116,6 +117,13 @@ def judge(account: Account, stanza: Stanza, *, retry: bool = False) -> Verdict:
 
 
 def _judge(account: Account, message: Element, place: Place, retry: bool) -> Verdict:
+    if any(child.tag.startswith(_LAYER) for child in message):
+        # keys travelling in an archive or a carbon are nobody's message
+        return (
+            Deliver(Element(message.tag, message.attrib))
+            if place.archive
+            else Drop("this layer's own words")
+        )
     seals = [child for child in message if child.tag in SEALS]
     if not seals:
         return _clear(account, message, place)
@@ -123,6 +131,17 @@ def _judge(account: Account, message: Element, place: Place, retry: bool) -> Ver
         account.notice(place.sender, f"a malformed seal came from {place.sender}")
         return _unreadable(message, place)
     return _open(account, message, seals[0], place, retry)
+
+
+def placeholder(account: Account, stanza: Stanza) -> Element:
+    """What stands in the conversation while the key of *stanza* is missing."""
+    message = stanza.tree()
+    wrapper = _wrapper(message)
+    inner = _inner(wrapper) if wrapper is not None else None
+    if inner is None:
+        return marks.placeholder(dict(message.attrib), marks.UNREADABLE)
+    note = marks.placeholder(dict(inner.attrib), marks.UNREADABLE)
+    return _replaced(message, inner, note)
 
 
 def _unreadable(message: Element, place: Place) -> Deliver:

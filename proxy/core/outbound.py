@@ -229,7 +229,7 @@ def _keyless(account: Account, stanza: Stanza, peer: str, parts: _Parts) -> Verd
     retired = contact is not None and not account.contacts.stale(contact, now)
     if failure is None and not retired:
         return LookUp(peer)
-    if failure is not None and failure.finding is Finding.FAILED:
+    if not retired and failure is not None and failure.finding is Finding.FAILED:
         if account.contacts.policy(peer) != "clear":
             return Return(
                 "remote-server-timeout",
@@ -250,10 +250,11 @@ def _keyed(
     peer, now = contact.jid, account.clock()
     if parts.transient:
         return _transient(account, stanza, contact, parts)
-    if contact.pin.alarm:
+    if contact.pin.held:
         return Return(
             "policy-violation",
-            f"not sent: {contact.pin.alarm}",
+            f"not sent: the keys of {peer} have changed, and nobody vouches for "
+            "the new ones",
             f"if {peer} told you about new keys in person: tillie forget {peer}",
         )
     fresh = not account.contacts.stale(contact, now) and contact.readers
@@ -278,7 +279,7 @@ def _transient(
     """Typing and its like: only on a lane that the contact has a grant of (I9)."""
     lane = account.ratchets.current(contact.jid)
     if (
-        contact.pin.alarm
+        contact.pin.held
         or lane is None
         or not lane.count
         or lane.chain.n >= lanes.LANE_LIMIT

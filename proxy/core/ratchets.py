@@ -108,7 +108,7 @@ class Ratchets:
         self._sending.clear()
         self._reading.clear()
 
-    # -- writing ------------------------------------------------------------
+    # -- writing ------
 
     def current(self, peer: str) -> SendLane | None:
         """The lane towards *peer* (bare JID), if one was opened."""
@@ -262,7 +262,7 @@ class Ratchets:
             lane.heard = True
             self._store.put("send", self._account, peer, _pack_send(lane))
 
-    # -- reading ------------------------------------------------------------
+    # -- reading ------
 
     def find(self, header: lanes.Header, owner: str) -> ReadLane:
         """The lane of *owner* (bare JID) that *header* names.
@@ -352,7 +352,7 @@ class Ratchets:
             self._reading.popitem(last=False)
         return lane
 
-    # -- answering key requests ---------------------------------------------
+    # -- answering key requests ------
 
     def answer(
         self, lane_id: bytes, reader: Reader, accounts: list[tuple[str, bytes]]
@@ -389,20 +389,15 @@ class Ratchets:
             if now - json.loads(data)["opened"] > PAST_KEPT:
                 self._store.delete("past", self._account, key)
 
-    def forward(
-        self, lane_id: bytes, owner: str, reader: Reader, since: int
-    ) -> bytes | None:
-        """A contact's lane for an own new device, from what came after it joined."""
+    def forward(self, lane_id: bytes, owner: str, reader: Reader) -> bytes | None:
+        """A lane for an own other device, from what came after that was linked."""
         for key, data in self._store.scan("lane", self._account, lane_id.hex()):
             lane = _unpack_read(data, self._store.get("top", self._account, key))
             if lane.facts.owner != owner or lane.forwarded:
                 continue
-            joined = self._store.get(
-                "joined", self._account, f"{b64(reader.device)}/{key}"
-            )
-            first = int.from_bytes(joined, "big") if joined else lane.base.n
-            if joined is None and lane.since < since:
-                return None
+            name = f"{b64(reader.device)}/{key}"
+            joined = self._store.get("joined", self._account, name)
+            first = int.from_bytes(joined, "big") if joined else 0
             return self._box(lane.facts, lane.base.at(max(first, lane.base.n)), reader)
         return None
 

@@ -185,7 +185,7 @@ class ServerLeg:
             Awaiting.STANZAS: self._on_nonza,
         }
 
-    # -- what the edge reports ----------------------------------------------
+    # -- what the edge reports ------
 
     def connected(self) -> Outputs:
         """TCP is up."""
@@ -202,16 +202,21 @@ class ServerLeg:
 
     def secured(self, facts: TlsFacts) -> Outputs:
         """TLS is up and the certificate is good for the account's domain."""
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         self._expect(Awaiting.HANDSHAKE)
         self._facts = facts
         self._awaiting = Awaiting.MECHANISMS
         return [self._header()]
 
+    @property
+    def over(self) -> bool:
+        """True once ``Ended`` was given; every call is without effect from then on."""
+        return self._awaiting is Awaiting.NOTHING
+
     def data(self, data: bytes) -> Outputs:
         """Bytes came from the server."""
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         if self._awaiting in _NO_STREAM:
             return self._pipelined()
@@ -221,7 +226,7 @@ class ServerLeg:
             if self._framer is not framer:
                 return self._pipelined()
             out += self._event(event)
-            if self._awaiting is Awaiting.NOTHING:
+            if out and isinstance(out[-1], Ended):
                 return out
         if self._framer is not framer and not framer.clean:
             return self._pipelined()
@@ -229,7 +234,7 @@ class ServerLeg:
 
     def derived(self, salted: bytes) -> Outputs:
         """Take the answer to ``Derive``: PBKDF2's output, of the hash's length."""
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         self._expect(Awaiting.SALTED_PASSWORD)
         assert self._scram is not None
@@ -238,18 +243,18 @@ class ServerLeg:
 
     def lost(self, fault: Fault | None) -> Outputs:
         """The connection is gone; half a stanza in the parser goes with it."""
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         if fault is None and self._awaiting is not Awaiting.STANZAS:
             fault = self._cut()
         self._awaiting = Awaiting.NOTHING
         return [Ended(fault)]
 
-    # -- what the session asks for ------------------------------------------
+    # -- what the session asks for ------
 
     def enable(self) -> Outputs:
         """Ask for XEP-0198, once, behind resource binding; counting starts here."""
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         self._expect(Awaiting.STANZAS)
         if not self._offers_management():
@@ -260,7 +265,7 @@ class ServerLeg:
 
     def stanza(self, cleared: Cleared) -> Outputs:
         """Send a stanza and count it; now and then ask what was handled."""
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         self._expect(Awaiting.STANZAS)
         out: Outputs = [Send(cleared.data)]
@@ -272,7 +277,7 @@ class ServerLeg:
 
     def nonza(self, cleared: Cleared) -> Outputs:
         """Send what XEP-0198 does not count, for instance a client state."""
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         self._expect(Awaiting.STANZAS)
         return [Send(cleared.data)]
@@ -293,7 +298,7 @@ class ServerLeg:
         """End the stream in good order."""
         return self._end(None, END)
 
-    # -- events -------------------------------------------------------------
+    # -- events ------
 
     def _event(self, event: Event) -> Outputs:
         match event:
@@ -353,7 +358,7 @@ class ServerLeg:
         if self._management is Management.ON:
             self.received = (self.received + 1) % _MODULUS
 
-    # -- STARTTLS -----------------------------------------------------------
+    # -- STARTTLS ------
 
     def _on_tls_offer(self, stanza: Stanza) -> Outputs:
         if (stanza.ns, stanza.name) != (STREAMS, "features"):
@@ -380,7 +385,7 @@ class ServerLeg:
             "removed it, so try from another network",
         )
 
-    # -- SASL ---------------------------------------------------------------
+    # -- SASL ------
 
     def _on_mechanisms(self, stanza: Stanza) -> Outputs:
         if (stanza.ns, stanza.name) != (STREAMS, "features"):
@@ -466,7 +471,7 @@ class ServerLeg:
             )
         )
 
-    # -- behind SASL --------------------------------------------------------
+    # -- behind SASL ------
 
     def _on_features(self, stanza: Stanza) -> Outputs:
         if (stanza.ns, stanza.name) != (STREAMS, "features"):
@@ -553,7 +558,7 @@ class ServerLeg:
         )
         return self._end(fault, error.encode())
 
-    # -- the end ------------------------------------------------------------
+    # -- the end ------
 
     def _on_stream_error(self, stanza: Stanza) -> Outputs:
         condition, content, text = read_error(stanza.tree(), STREAM_CONDITIONS)
@@ -593,7 +598,7 @@ class ServerLeg:
         return self._end(fault, END)
 
     def _end(self, fault: Fault | None, farewell: bytes) -> Outputs:
-        if self._awaiting is Awaiting.NOTHING:
+        if self.over:
             return []
         silent = self._awaiting in _NO_STREAM
         self._awaiting = Awaiting.NOTHING
@@ -606,7 +611,7 @@ class ServerLeg:
             return self._no_tls("hung up when TLS was to start")
         return EnvFault(f"{self._who()} hung up before the login was done")
 
-    # -- small things -------------------------------------------------------
+    # -- small things ------
 
     def _header(self) -> Send:
         return Send(header(to=self._account.domain, from_=str(self._account)))

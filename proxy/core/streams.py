@@ -136,10 +136,12 @@ def read_error(element: Element, ns: str) -> tuple[str, str, str]:
     return condition, content, text
 
 
-def shown(text: str) -> str:
+def shown(text: str, most: int = _SHOWN) -> str:
     """Make text of the far side fit for a sentence of ours: one short, printable line.
 
     Escape sequences and line breaks could otherwise forge output of ours.
+
+    :param most: characters that are kept.
     """
-    line = " ".join(text[: 4 * _SHOWN].split())
-    return "".join(c if c.isprintable() else "\ufffd" for c in line)[:_SHOWN]
+    line = " ".join(text[: 4 * most].split())
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)[:most]

@@ -165,3 +165,70 @@ class Live:
 
 
 ClientOutput: TypeAlias = Send | StartTls | Close | Login | Live | Incoming | Ended
+
+
+# -- effects ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToClient:
+    """Bytes for the client; *row* names what may be forgotten once they left."""
+
+    data: bytes
+    row: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """The client's connection turns to TLS."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientClose:
+    """The client's connection is flushed and closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """A connection to the server of *domain* is wanted, after *delay* seconds."""
+
+    domain: str
+    delay: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ToServer:
+    """Bytes for the server; made by the server leg alone."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """The server's connection turns to TLS."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerClose:
+    """The server's connection is closed; *abort* where nothing is worth flushing."""
+
+    abort: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeriveKey:
+    """PBKDF2 off the reactor thread; the answer is ``Session.derived``."""
+
+    request: Derive
+
+
+Effect: TypeAlias = (
+    ToClient
+    | ClientTls
+    | ClientClose
+    | Connect
+    | ToServer
+    | ServerTls
+    | ServerClose
+    | DeriveKey
+)

@@ -160,8 +160,6 @@ def with_device(
         )
     if known is not None:
         return manifest
-    statement = device_statement(manifest.jid, manifest.root.fingerprint, new_public)
-    check_device_signature(new_public, new_signature, statement)
     entry = Device(new_public, now, None, check_label(label), new_signature)
     return _next(manifest, root, (*manifest.devices, entry), now)
 

@@ -154,7 +154,7 @@ def _signed(
 def _public_parts(public: bytes) -> tuple[MLKEM768PublicKey, X25519PublicKey]:
     curve = public[MLKEM_SIZE:]
     # RFC 7748 reads two spellings of some points as one; a signed key has one.
-    if len(public) != PUBLIC_SIZE or int.from_bytes(curve, "little") >= _P:
+    if int.from_bytes(curve, "little") >= _P:
         raise TrustFault("a prekey is malformed")
     try:
         mlkem = MLKEM768PublicKey.from_public_bytes(public[:MLKEM_SIZE])

@@ -38,7 +38,9 @@ class Places(Protocol):
 
     async def candidates(self, name: str, within: float) -> list[Candidate]: ...
 
-    async def addresses(self, host: str, within: float) -> list[str]: ...
+    async def addresses(self, host: str, within: float) -> list[str]:
+        """At least one, or an EnvFault."""
+        ...
 
 
 def check_overrides(
@@ -182,7 +184,8 @@ class _Attempt:
 
         def unreachable(errors: list[BaseException]) -> EnvFault:
             words = dict.fromkeys(_in_words(each) for each in errors)
-            return EnvFault(f"{_peer(candidate)} {' or '.join(words)}")
+            why = " or ".join(words) or "has no address"
+            return EnvFault(f"{_peer(candidate)} {why}")
 
         race = _Race(
             self._reactor,
@@ -239,11 +242,12 @@ class _Dial(ClientFactory):  # type: ignore[misc] # Twisted has no types here
 
     def __init__(self, link: Link, dialled: Deferred[Link]) -> None:
         self._dialled = dialled
-        self._link = link
+        self._link: Link | None = link
         link.connected_to.chainDeferred(dialled)
 
-    def buildProtocol(self, addr: object) -> Link:
-        return self._link
+    def buildProtocol(self, addr: object) -> Link | None:
+        link, self._link = self._link, None
+        return link
 
     def clientConnectionFailed(self, connector: object, reason: Any) -> None:
         if not self._dialled.called:
@@ -271,7 +275,9 @@ class _Race:
         self._running: list[Deferred[Link]] = []
         self._errors: list[BaseException] = []
         self._next: Any = None
-        self._over = False
+        self._over = not addresses
+        if self._over:
+            self.won.errback(failed([]))
 
     def start_one(self) -> None:
         if self._over or not self._waiting:

@@ -25,6 +25,7 @@ import idna
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.threads import deferToThreadPool
 from twisted.names import client, dns
+from twisted.python.failure import Failure
 
 from ..errors import EnvFault
 
@@ -240,7 +241,7 @@ class _Question(client.Resolver):  # type: ignore[misc] # Twisted has no types h
         self._over = True
         for protocol in list(self.connections):
             protocol.transport.abortConnection()
-        if not hasattr(result, "check"):
+        if not isinstance(result, Failure):
             return result[0]
         if result.check(CancelledError):
             return result

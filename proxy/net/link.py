@@ -73,6 +73,7 @@ class Link(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         mode: TlsMode,
         timeout: float,
     ) -> None:
+        self.transport: Any = None
         self.peer = peer
         self.mode: TlsMode = mode
         self.facts: TlsFacts | None = None
@@ -190,6 +191,7 @@ class Link(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         fault = self._end(reason)
         owner, self._owner = self._owner, None
         ready, self._ready = self._ready, None
+        self._tls = self._socket = None
         if owner is not None:
             owner.link_lost(fault)
         elif ready is not None and not ready.called:

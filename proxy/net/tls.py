@@ -13,6 +13,7 @@ accepted: the common name, IP addresses, and XmppAddr, which RFC 6120,
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -104,6 +105,20 @@ def client_context(trust_anchors: Path | None = None) -> SSL.Context:
     return context
 
 
+class _Judged(SSL.Connection):
+    """A connection that knows who judges its certificate.
+
+    Twisted takes the application data of pyOpenSSL for itself; the reference
+    is weak, so that a closed connection is freed without the collector.
+    """
+
+    judge: weakref.ref[ClientTls]
+
+
+def _judge(connection: SSL.Connection) -> ClientTls | None:
+    return connection.judge() if isinstance(connection, _Judged) else None
+
+
 @implementer(IOpenSSLClientConnectionCreator)
 class ClientTls:
     """One TLS connection to a server, and what is to be said about it.
@@ -125,12 +140,12 @@ class ClientTls:
         self._connection: SSL.Connection | None = None
 
     def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
-        connection = SSL.Connection(self._context, None)
+        connection = _Judged(self._context, None)
+        connection.judge = weakref.ref(self)
         connection.set_tlsext_host_name(self._name.encode("ascii"))
         if self._direct:
             connection.set_alpn_protos([ALPN])
         connection.request_ocsp()
-        connection.set_app_data(self)
         self._connection = connection
         return connection
 
@@ -177,24 +192,27 @@ class ClientTls:
     # -- asked by OpenSSL, which must never see an exception
 
     def judge(self, certificate: Any, code: int, depth: int, ok: bool) -> bool:
+        if ok and depth:
+            return True
         try:
-            if ok and depth:
-                return True
-            parsed: x509.Certificate = certificate.to_cryptography()
-            if ok:
-                self._named = speaks_for(parsed, self._name)
-                why = "is for another name"
-            else:
-                why = _why(parsed, code, depth)
-        except (ValueError, TypeError, x509.DuplicateExtension):
+            return self._judge(certificate.to_cryptography(), code, depth, ok)
+        except Exception:
+            # Hostile bytes reach parsers here.  Whatever they raise, the answer
+            # is no; let through, it would surface in the reactor instead.
+            self._named = False
             self.fault = CertificateFault(
                 f"the certificate of {self._peer} cannot be read"
             )
             return False
-        if ok and self._named:
-            return True
-        self._refuse(parsed, why, own=depth == 0)
-        return False
+
+    def _judge(
+        self, certificate: x509.Certificate, code: int, depth: int, ok: bool
+    ) -> bool:
+        self._named = ok and speaks_for(certificate, self._name)
+        if not self._named:
+            why = "is for another name" if ok else _why(certificate, code, depth)
+            self._refuse(certificate, why, own=depth == 0)
+        return self._named
 
     def revoked(self, certificate: x509.Certificate) -> None:
         self._refuse(certificate, "was revoked", own=True)
@@ -283,8 +301,8 @@ def _verify(
     depth: int,
     ok: int,
 ) -> bool:
-    judged: ClientTls = connection.get_app_data()
-    return judged.judge(certificate, code, depth, bool(ok))
+    judge = _judge(connection)
+    return judge is not None and judge.judge(certificate, code, depth, bool(ok))
 
 
 def _stapled(connection: SSL.Connection, staple: bytes, data: object) -> bool:
@@ -295,7 +313,8 @@ def _stapled(connection: SSL.Connection, staple: bytes, data: object) -> bool:
     nothing.
     """
     certificate = connection.get_peer_certificate(as_cryptography=True)
-    if not staple or certificate is None:
+    judge = _judge(connection)
+    if not staple or certificate is None or judge is None:
         return True
     try:
         response = ocsp.load_der_ocsp_response(staple)
@@ -310,7 +329,7 @@ def _stapled(connection: SSL.Connection, staple: bytes, data: object) -> bool:
     except (ValueError, UnsupportedAlgorithm):
         return True
     if revoked:
-        connection.get_app_data().revoked(certificate)
+        judge.revoked(certificate)
     return not revoked
 
 

@@ -7,7 +7,7 @@ is kept, and the parser is renewed before the names it remembers add up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn, TypeAlias
 
@@ -27,7 +27,7 @@ from .restricted import (
 )
 from .skim import Skimmed, Skimmer
 from .stanza import Scope, Stanza
-from .tree import clark, clark_attributes, longest_name
+from .tree import clark, clark_attributes, longest_name, split_name
 
 __all__ = (
     "AFTER_LOGIN",
@@ -47,6 +47,8 @@ __all__ = (
 _USUAL_SCOPE: Final = {"": CLIENT_NS, "stream": STREAMS_NS, "xml": XML_NS}
 _RENEW_AFTER_NAMES: Final = 2048
 _BOM: Final = b"\xef\xbb\xbf"
+_LESS_THAN: Final = ord("<")
+_POLICY: Final = "policy-violation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +142,17 @@ class Framer:
         self.limits = limits
         self._skip = skip_over_limits
         self._events: list[Event] = []
-        self._take = self._sniff
-        # Since the start of the open stanza, or of the stream before its header.
+        self._broken = False
+        self._take: Callable[[bytes], bytes] = self._sniff
+        self._marked = self._spaced = False
+        # From the start of the open stanza, or of the header before it is whole.
         self._buf: bytes | bytearray = b""
-        self._base = 0  # what expat has been fed before _buf
+        self._base = 0  # bytes that the parser was fed before _buf
         self._next = 0  # index in _buf behind the last stanza
         self._start_at = 0  # index in _buf of the open stanza
         self._depth = 0  # 1 in the stream, 2 in a stanza
         self._tag = ""
-        self._attrs: dict[str, str] = {}
+        self._attributes: dict[str, str] = {}
         self._children: list[str] = []
         self._declarations = 0
         self._scope: dict[str, str] = {}
@@ -163,76 +167,71 @@ class Framer:
 
         :raises LocalFault: called again after :class:`Broken`.
         """
+        if self._broken:
+            raise LocalFault("bytes were fed to a stream that is broken")
         events: list[Event] = []
         self._events = events
         try:
             self._feed(data)
         except PeerFault as fault:
             events.append(Broken(fault.condition, fault.text))
-            self._release()
-            self._take = self._refuse
-        self._events = []
+            self._broken = True
+            self._expat.close()
+            self._skimmer = None
+            self._buf = b""
         return events
 
     @property
     def clean(self) -> bool:
-        """True while no part of a stanza (or of the header) is waiting."""
-        return not self._buf and self._skimmer is None and self._take != self._refuse
+        """True while no part of a header or stanza waits for the rest of it."""
+        return not (self._buf or self._skimmer or self._broken)
 
     # -- pieces -------------------------------------------------------------
 
     def _feed(self, data: bytes) -> None:
+        # What is within the size limit is always read before the limit is
+        # judged, so that which of two faults is reported does not depend on how
+        # the bytes were cut.
         at = 0
         while at < len(data):
-            room = self._room()
-            if room <= 0:
-                self._too_long()
-                continue
-            part = data[at : at + room]
-            at += len(part)
+            room = self.limits.stanza - len(self._buf)
+            if room > 0:
+                part = data[at : at + room]
+                at += len(part)
+            else:
+                part = self._too_long()
             while part:
                 part = self._take(part)
 
-    def _room(self) -> int:
-        """Return how many bytes may be read before a size limit has to be judged.
-
-        What is within the limit is always read first, so that it does not depend
-        on the pieces which of two faults is reported.
-        """
-        if self._skimmer is not None:
-            return self._skimmer.room()
-        return self.limits.stanza - len(self._buf)
-
-    def _too_long(self) -> None:
-        if self._skimmer is not None:
-            raise self._skimmer.fail()
+    def _too_long(self) -> bytes:
         self._expat.flush()
-        reason = f"is longer than {self.limits.stanza} bytes"
         try:
-            self._over(reason)
+            self._over(f"is longer than {self.limits.stanza} bytes")
         except _Over as over:
-            part = self._skim_from(0, over)
-        while part:
-            part = self._take(part)
+            return self._begin_skimming(over.reason)
 
     def _sniff(self, part: bytes) -> bytes:
+        """Look at the first bytes: what is no XMPP at all ends here."""
         head = bytes(self._buf) + part
-        start = _document_start(head)
-        if start is None:
-            # White space before the header is worth no memory; a byte order mark
-            # and all of the first tag's opening are.
-            self._buf = head if head.strip(WHITE) else b""
-            self._spaced = True
+        if not self._marked:
+            if _BOM.startswith(head):
+                self._buf = head
+                return b""
+            self._marked = True
+            head = head.removeprefix(_BOM)
+        bare = head.lstrip(WHITE)
+        self._spaced = self._spaced or len(bare) < len(head)
+        if not _begins_document(bare, spaced=self._spaced):
+            self._buf = bare
             return b""
         self._buf = b""
         self._take = self._frame
-        return head[start:]
+        return bare
 
     def _frame(self, part: bytes) -> bytes:
         if not self._buf:
-            if self._depth == 1:
-                part = part.lstrip(WHITE)
-            self._buf = part
+            # Keepalives (RFC 6120, 4.6.1) go no further than here.
+            self._buf = part = part.lstrip(WHITE) if self._depth == 1 else part
         else:
             self._append(part)
         try:
@@ -240,38 +239,275 @@ class Framer:
         except _Turn as turn:
             return self._turn(turn)
         except PeerFault:
-            self._refuse_text()
+            if self._depth == 1:
+                self._between()
             raise
-        if self._depth:
-            self._trim()
+        self._trim()
         return b""
 
     def _append(self, part: bytes) -> None:
-        # A bytearray grows in place: small pieces of a long stanza stay linear.
+        # It grows in place: a long stanza in small pieces stays linear.
         if isinstance(self._buf, bytes):
             self._buf = bytearray(self._buf)
         self._buf += part
 
     def _trim(self) -> None:
-        """Keep of the buffer only what is not a whole stanza yet."""
-        buf = self._buf
-        done = self._start_at
-        if self._depth == 1:
-            self._refuse_text()
-            done = self._next
-            done += len(buf) - done - len(buf[done:].lstrip(WHITE))
-        self._base += done
-        self._buf = buf[done:]
-        self._next = self._start_at = 0
-
-    def _refuse_text(self) -> None:
-        """Refuse anything but tags and white space between two stanzas."""
-        if self._depth != 1:
+        """Keep in the buffer only what is not a whole stanza yet."""
+        if self._depth > 1:
+            done = self._start_at
+        elif self._depth == 1:
+            done = self._between()
+        else:
             return
-        behind = self._buf[self._next :].lstrip(WHITE)
-        if behind and not behind.startswith(b"<"):
-            raise PeerFault("text between two stanzas")
+        if done:
+            self._base += done
+            self._buf = self._buf[done:]
+            self._next = self._start_at = 0
+
+    def _between(self) -> int:
+        """Return the index of the first byte of the next stanza.
+
+        :raises PeerFault: text other than white space stands before it.
+        """
+        buf, at = self._buf, self._next
+        if at == len(buf) or buf[at] == _LESS_THAN:
+            return at
+        behind = buf[at:].lstrip(WHITE)
+        if behind and behind[0] != _LESS_THAN:
+            raise _text_between()
+        return len(buf) - len(behind)
 
     def _turn(self, turn: _Turn) -> bytes:
-        self._refuse_text() if isinstance(turn, _Over) else None
+        if isinstance(turn, _Over):
+            return self._begin_skimming(turn.reason)
+        rest = bytes(self._buf[self._next :])
+        self._buf = b""
+        if isinstance(turn, _Close):
+            self._expat.close()
+            self._take = self._after
+        else:
+            self._resume()
+        return rest
+
+    def _after(self, part: bytes) -> bytes:
+        if part.strip(WHITE):
+            raise PeerFault("bytes behind the end of the stream")
         return b""
+
+    # -- stanzas left out ---------------------------------------------------
+
+    def _over(self, reason: str) -> NoReturn:
+        if not self._header:
+            raise PeerFault(f"the stream header {reason}", condition=_POLICY)
+        if not self._skip:
+            raise PeerFault(f"a stanza {reason}", condition=_POLICY)
+        raise _Over(reason)
+
+    def _begin_skimming(self, reason: str) -> bytes:
+        start = self._between() if self._depth == 1 else self._start_at
+        rest = bytes(self._buf[start:])
+        self._buf = b""
+        self._expat.close()
+        self._reason = reason
+        self._skimmer = Skimmer(self.limits)
+        self._take = self._skim
+        return rest
+
+    def _skim(self, part: bytes) -> bytes:
+        assert self._skimmer is not None
+        skimmed, rest = self._skimmer.feed(part)
+        if skimmed is not None:
+            self._skimmer = None
+            self._events.append(self._skipped(skimmed))
+            self._resume()
+            self._take = self._frame
+        return rest
+
+    def _skipped(self, skimmed: Skimmed) -> Skipped:
+        prefix, _, name = skimmed.tag.rpartition(":")
+        namespace = skimmed.declared.get(prefix, self._scope.get(prefix, ""))
+        return Skipped(name, namespace, skimmed.attrs, skimmed.size, self._reason)
+
+    # -- the parser ---------------------------------------------------------
+
+    def _start_parser(self) -> None:
+        self._expat = expat = Expat(self._start, self._end)
+        self._parser = expat.parser
+        self._parser.StartNamespaceDeclHandler = self._declared
+        self._names = expat.names
+        self._known = self._names_before = 0
+
+    def _resume(self) -> None:
+        """Go on behind a stanza with a parser that knows the header only."""
+        self._expat.close()
+        self._start_parser()
+        self._parser.StartElementHandler = None
+        self._parser.StartNamespaceDeclHandler = None
+        self._expat.feed(self._header)
+        self._parser.StartElementHandler = self._start
+        self._parser.StartNamespaceDeclHandler = self._declared
+        self._base = len(self._header)
+        self._next = self._start_at = 0
+        self._depth = 1
+        self._close_measures()
+
+    def _declared(self, prefix: str | None, uri: str | None) -> None:
+        limits = self.limits
+        self._declarations += 1
+        if self._declarations > limits.declarations:
+            self._over(f"declares more than {limits.declarations} namespaces")
+        # Before any name is built from it: each would hold a copy.
+        if uri and len(uri) * 4 > limits.name < len(uri.encode()):
+            self._over(f"has a name of more than {limits.name} bytes")
+        if not self._depth:
+            self._scope[prefix or ""] = uri or ""
+
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        self._depth = depth = self._depth + 1
+        if depth == 3:
+            self._children.append(tag)
+            if len(self._children) > self.limits.children:
+                self._over(f"has more than {self.limits.children} children")
+        elif depth == 2:
+            self._open_stanza(tag, attributes)
+        limits = self.limits
+        if (
+            len(self._names) != self._known
+            or depth > limits.depth
+            or len(attributes) > limits.attributes
+        ):
+            self._measure(limits, attributes)
+        if depth == 1:
+            self._open_stream(tag, attributes)
+
+    def _end(self, _tag: str) -> None:
+        self._depth = depth = self._depth - 1
+        if depth == 1:
+            self._close_stanza()
+        elif not depth:
+            self._close_stream()
+
+    def _measure(self, limits: Limits, attributes: dict[str, str]) -> None:
+        if self._depth > limits.depth + 1:  # the stream is around the stanza
+            self._over(f"nests more than {limits.depth} elements")
+        if len(attributes) > limits.attributes:
+            self._over(f"has more than {limits.attributes} attributes in one element")
+        longest = longest_name(self._names, len(self._names) - self._known)
+        self._known = len(self._names)
+        if longest > limits.name:
+            self._over(f"has a name of more than {limits.name} bytes")
+        if self._known - self._names_before > limits.new_names:
+            self._over(f"uses more than {limits.new_names} new names")
+
+    def _open_stream(self, tag: str, attributes: dict[str, str]) -> None:
+        namespace, name = split_name(clark(tag))
+        if namespace != STREAMS_NS or self._scope.get("") != CLIENT_NS:
+            raise PeerFault(
+                "the stream header has other namespaces than a client's stream",
+                condition="invalid-namespace",
+            )
+        if name != "stream":
+            raise PeerFault("the stream begins with another element than a stream")
+        start = self._parser.CurrentByteIndex - self._base
+        self._next = tag_end(self._buf, start)
+        self._header = header = bytes(self._buf[start : self._next])
+        if header.endswith(b"/>"):
+            raise PeerFault("the stream header ends the stream")
+        foreign = any(
+            _USUAL_SCOPE.get(prefix) != uri for prefix, uri in self._scope.items()
+        )
+        if foreign:
+            self._foreign = Scope(header, header[1:].split(None, 1)[0])
+        self._close_measures()
+        self._events.append(Opened(clark_attributes(attributes), CLIENT_NS, foreign))
+
+    def _close_stream(self) -> None:
+        end = self._parser.CurrentByteIndex - self._base
+        if self._buf[self._next : end].strip(WHITE):
+            raise _text_between()
+        self._next = self._buf.index(b">", end) + 1
+        self._events.append(Closed())
+        raise _Close
+
+    def _open_stanza(self, tag: str, attributes: dict[str, str]) -> None:
+        start = self._parser.CurrentByteIndex - self._base
+        if start != self._next and self._buf[self._next : start].strip(WHITE):
+            raise _text_between()
+        self._start_at = start
+        self._tag = tag
+        self._attributes = attributes
+
+    def _close_stanza(self) -> None:
+        buf, start = self._buf, self._start_at
+        end = self._parser.CurrentByteIndex - self._base
+        # Expat reports an end tag at its start and an empty-element tag at its
+        # end; "/>" before a "</" may also be text.
+        if self._children or not _is_empty_tag(buf, start, end):
+            end = buf.index(b">", end) + 1
+        stanza = Stanza(
+            clark(self._tag),
+            clark_attributes(self._attributes),
+            tuple([clark(child) for child in self._children]),
+            data=bytes(buf[start:end]),
+            foreign=self._foreign,
+        )
+        self._next = end
+        self._events.append(Received(stanza))
+        self._close_measures()
+        if len(self._names) > _RENEW_AFTER_NAMES:
+            raise _Renew
+
+    def _close_measures(self) -> None:
+        self._children = []
+        self._declarations = 0
+        self._names_before = self._known
+
+
+def _text_between() -> PeerFault:
+    return PeerFault("text between two stanzas")
+
+
+def _is_empty_tag(buf: bytes | bytearray, start: int, end: int) -> bool:
+    return buf[end - 2 : end] == b"/>" and tag_end(buf, start) == end
+
+
+def _begins_document(head: bytes, *, spaced: bool) -> bool:
+    """Tell whether *head* begins as a stream does; False if it is too short.
+
+    Strict from the first byte, so that a browser or a TLS client that finds this
+    port learns nothing and leaves no state.  It also keeps expat, which takes
+    UTF-16 where it sees a NUL, from having to guess.
+
+    :raises PeerFault: it is no stream, or not in UTF-8.
+    """
+    if not head:
+        return False
+    if head[0] != _LESS_THAN:
+        wide = head[0] in b"\x00\xfe\xff"
+        raise _not_utf8() if wide else PeerFault("this is no XMPP stream")
+    if len(head) == 1:
+        return False
+    second = head[1:2]
+    if second == b"?":
+        return _begins_declaration(head, spaced=spaced)
+    if second == b"!":
+        raise restricted("a comment or a document type declaration")
+    if second == b"\x00":
+        raise _not_utf8()
+    if not (second.isalpha() or second == b"_" or second >= b"\x80"):
+        raise PeerFault("this is no XMPP stream")
+    return True
+
+
+def _begins_declaration(head: bytes, *, spaced: bool) -> bool:
+    if spaced:
+        raise PeerFault(
+            "white space before the XML declaration", condition="not-well-formed"
+        )
+    if head[:5] != b"<?xml"[: len(head)] or head[5:6] not in WHITE:
+        raise restricted("a processing instruction")
+    return len(head) > 5
+
+
+def _not_utf8() -> PeerFault:
+    return PeerFault("the encoding is not UTF-8", condition="unsupported-encoding")

@@ -218,7 +218,8 @@ class Expat:
         if data.endswith((b"<", b"<!")):
             cut = data.rindex(b"<")
             data, self._tail = data[:cut], data[cut:]
-        if b"<!" in data or b"<?" in data:
+        # One byte is found many times faster than two.
+        if (b"!" in data and b"<!" in data) or (b"?" in data and b"<?" in data):
             self._parse_watchfully(data)
         elif data:
             self._parse(data)

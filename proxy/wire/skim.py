@@ -53,9 +53,10 @@ class Skimmer:
 
     __slots__ = (
         "_after",
+        "_attrs",
+        "_declared",
         "_deepest",
         "_expat",
-        "_first",
         "_hard",
         "_last",
         "_open",
@@ -63,13 +64,16 @@ class Skimmer:
         "_seen_content",
         "_shift",
         "_size",
+        "_tag",
     )
 
     def __init__(self, limits: Limits) -> None:
         self._hard = limits.hard
         self._deepest = limits.hard // _BYTES_PER_LEVEL
         self._open: list[str] = []
-        self._first: tuple[str, dict[str, str]] | None = None
+        self._tag = ""
+        self._attrs: dict[str, str] = {}
+        self._declared: dict[str, str] = {}
         self._seen_content = False
         self._piece = b""
         self._last = b""  # the byte before the piece
@@ -78,39 +82,28 @@ class Skimmer:
         self._shift = 0  # what expat counts more than that
         self._expat = self._new_parser()
 
-    def room(self) -> int:
-        """Return how many bytes :meth:`feed` takes at most, none at the limit."""
-        return min(self._hard - self._size, _PIECE)
+    def feed(self, data: bytes) -> tuple[Skimmed | None, bytes]:
+        """Read on; return what it was, if it is over, and what is left of *data*.
 
-    def fail(self) -> PeerFault:
-        """Return the fault for a stanza beyond the hard limit.
-
-        :raises PeerFault: another fault that stands before the limit.
+        :raises PeerFault: not well-formed, not allowed in XMPP, over the hard
+            limit, or nested so deeply that reading it would cost too much memory.
         """
-        self._expat.flush()
-        return PeerFault(
-            f"a stanza is longer than {self._hard} bytes",
-            condition="policy-violation",
-        )
-
-    def feed(self, piece: bytes) -> tuple[Skimmed, bytes] | None:
-        """Read on; at the end return what it was, and the bytes behind it.
-
-        :raises PeerFault: not well-formed, not allowed in XMPP, or nested so
-            deeply that reading it would cost too much memory.
-        """
-        self._piece = piece
+        room = min(self._hard - self._size, _PIECE)
+        if not room:
+            self._expat.flush()
+            raise _policy(f"a stanza is longer than {self._hard} bytes")
+        self._piece = piece = data[:room]
         try:
             self._expat.feed(piece)
         except _End:
             self._expat.close()
-            return self._skimmed(), piece[self._after :]
+            return self._skimmed(), data[self._after :]
         self._size += len(piece)
         self._last = piece[-1:] or self._last
         self._piece = b""
         if len(self._expat.names) > _RENEW_AFTER_NAMES and not self._expat.in_cdata:
             self._renew()
-        return None
+        return None, data[room:]
 
     def _new_parser(self) -> Expat:
         expat = Expat(self._start, self._end, namespaces=False)
@@ -129,16 +122,13 @@ class Skimmer:
         self._expat.feed(pending)
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
-        if self._first is None:
-            self._first = name, attributes
+        if not self._tag:
+            self._describe(name, attributes)
         else:
             self._seen_content = True
         self._open.append(name)
         if len(self._open) > self._deepest:
-            raise PeerFault(
-                f"a stanza nests more than {self._deepest} elements",
-                condition="policy-violation",
-            )
+            raise _policy(f"a stanza nests more than {self._deepest} elements")
 
     def _text(self, _data: str) -> None:
         self._seen_content = True
@@ -157,23 +147,23 @@ class Skimmer:
         raise _End
 
     def _was_empty_tag(self, at: int) -> bool:
-        return (
-            not self._seen_content
-            and at > 0
-            and (self._last + self._piece)[: at + len(self._last)].endswith(b"/>")
-        )
+        if self._seen_content or at < 1:
+            return False
+        end = len(self._last) + at
+        return (self._last + self._piece)[end - 2 : end] == b"/>"
+
+    def _describe(self, tag: str, attributes: dict[str, str]) -> None:
+        self._tag = tag
+        for key, value in attributes.items():
+            if key == "xmlns" or key.startswith("xmlns:"):
+                self._declared[key[6:]] = value
+            elif key in _KEPT and len(value) <= _LONGEST_VALUE:
+                self._attrs[key] = value
 
     def _skimmed(self) -> Skimmed:
-        assert self._first is not None
-        tag, attributes = self._first
-        declared = {
-            key[6:]: value
-            for key, value in attributes.items()
-            if key == "xmlns" or key.startswith("xmlns:")
-        }
-        kept = {
-            key: attributes[key]
-            for key in _KEPT
-            if len(attributes.get(key, "")) <= _LONGEST_VALUE and key in attributes
-        }
-        return Skimmed(tag, kept, declared, self._size + self._after)
+        size = self._size + self._after
+        return Skimmed(self._tag, self._attrs, self._declared, size)
+
+
+def _policy(text: str) -> PeerFault:
+    return PeerFault(text, condition="policy-violation")

@@ -59,6 +59,7 @@ def _over(what: str) -> PeerFault:
     return PeerFault(f"the stanza {what}", condition="policy-violation")
 
 
+@lru_cache(maxsize=1024)  # bounded: names come from strangers
 def clark(name: str) -> str:
     """Turn expat's name for an element or attribute into ``{namespace}name``."""
     if SEPARATOR in name:
@@ -82,7 +83,6 @@ class _Builder:
         "_children",
         "_declarations",
         "_depth",
-        "_known",
         "_limits",
         "_names",
         "_tree",
@@ -94,7 +94,7 @@ class _Builder:
         self._tree = TreeBuilder()
         self._names = names
         self._limits = limits
-        self._known = self._before = 0
+        self._before = 0
         self._depth = -1
         self._children = 0
         self._declarations = 0
@@ -102,7 +102,7 @@ class _Builder:
         self.closing = False
 
     def begin(self) -> None:
-        self._known = self._before = len(self._names)
+        self._before = len(self._names)
         self._declarations = 0
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
@@ -141,7 +141,7 @@ class _Builder:
         if self._declarations > limits.declarations:
             raise _over(f"declares more than {limits.declarations} namespaces")
         # Before any name is built from it: each would hold a copy.
-        if uri is not None and len(uri.encode()) > limits.name:
+        if uri and len(uri) * 4 > limits.name < len(uri.encode()):
             raise _over(f"has a name of more than {limits.name} bytes")
 
     def _measure(self, limits: Limits, depth: int, attributes: dict[str, str]) -> None:
@@ -153,21 +153,15 @@ class _Builder:
             self._children += 1
             if self._children > limits.children:
                 raise _over(f"has more than {limits.children} children")
-        names = self._names
-        if len(names) != self._known:
-            longest = longest_name(names, len(names) - self._known)
-            self._known = len(names)
-            if longest > limits.name:
-                raise _over(f"has a name of more than {limits.name} bytes")
-            if self._known - self._before > limits.new_names:
-                raise _over(f"uses more than {limits.new_names} new names")
+        if len(self._names) - self._before > limits.new_names:
+            raise _over(f"uses more than {limits.new_names} new names")
 
 
 def longest_name(names: dict[str, object], count: int) -> int:
     """Return the length in bytes of the longest of the *count* newest names."""
     # Expat files an absent prefix under None, so a name may not be a string.
-    newest = (name for name in islice(reversed(names), count) if name)
-    return max((len(name.encode()) for name in newest), default=0)
+    newest = list(filter(None, islice(reversed(names), count)))
+    return len(max(newest, key=len, default="").encode())
 
 
 def _build(
@@ -192,6 +186,8 @@ def _build(
         parser.Parse(closing, True)
     except ExpatError as error:
         raise fault_of(error) from None
+    if limits is not None and longest_name(names, len(names)) > limits.name:
+        raise _over(f"has a name of more than {limits.name} bytes")
     if builder.element is None:
         raise PeerFault("no element")
     return builder.element

@@ -55,19 +55,15 @@ class Canaries:
         return text
 
     def search(self, places: Mapping[str, bytes]) -> list[Hit]:
-        """Return where a secret occurs, in any encoding, in the given bytes."""
-        forms = [
-            (canary, name, form)
-            for canary in self.secrets
-            for name, form in encodings(canary).items()
-        ]
-        return [
-            Hit(canary, name, place, _around(data, form))
-            for place, raw in places.items()
-            for data in _readings(raw)
-            for canary, name, form in forms
-            if form in data
-        ]
+        """Return where a secret occurs, one hit for each secret and place."""
+        forms = {canary: encodings(canary) for canary in self.secrets}
+        hits = []
+        for place, raw in places.items():
+            readings = _readings(raw)
+            for canary in self.secrets:
+                hit = _first(canary, forms[canary], place, readings)
+                hits += [hit] if hit else []
+        return hits
 
 
 def encodings(canary: str) -> dict[str, bytes]:
@@ -83,6 +79,8 @@ def encodings(canary: str) -> dict[str, bytes]:
         "XML escaped": _escaped(canary),
         "XML references": canary.encode("ascii", "xmlcharrefreplace"),
         "JSON": canary.encode("ascii", "backslashreplace"),
+        # Prosody's files: bytes above ASCII as decimal escapes.
+        "Lua": "".join(chr(x) if x < 128 else f"\\{x:03d}" for x in raw).encode(),
         "URL": "".join(f"%{one:02X}" for one in raw).encode(),
         "UTF-16-LE": canary.encode("utf-16-le"),
         "UTF-16-BE": canary.encode("utf-16-be"),
@@ -125,6 +123,16 @@ def _readings(raw: bytes) -> list[bytes]:
     """The bytes, and the bytes without blanks: base64 is often wrapped."""
     joined = _BLANKS.sub(b"", raw)
     return [raw] if joined == raw else [raw, joined]
+
+
+def _first(
+    canary: str, forms: Mapping[str, bytes], place: str, readings: list[bytes]
+) -> Hit | None:
+    for data in readings:
+        for name, form in forms.items():
+            if form in data:
+                return Hit(canary, name, place, _around(data, form))
+    return None
 
 
 def _base64_at(raw: bytes, offset: int) -> bytes:

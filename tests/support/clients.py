@@ -170,6 +170,7 @@ class Finch:
             "<setting name='auto-login' type='bool'>1</setting></settings>"
             "</account></account>"
         )
+        self._in_front = False
         self.terminal = Terminal(home, ["finch"])
 
     def login(self) -> None:
@@ -178,13 +179,17 @@ class Finch:
         self.terminal.wait("Buddy List", seconds=30)
 
     def say(self, to: str, text: str) -> None:
-        """Answer in the conversation that is open; `to` is who it is with."""
-        # The buddy list has the keys until one goes on to the next window.
-        self.terminal.press("M-n")
+        """Answer in the conversation that `sees` brought to the front."""
+        assert self._in_front, f"finch has no conversation with {to} yet"
         self.terminal.type(text)
 
     def sees(self, text: str, *, seconds: float = 10) -> str:
         """Wait until `text` shows; a message opens its conversation by itself."""
+        if not self._in_front:
+            self.terminal.wait(f"({self.jid}/finch", seconds=seconds)
+            # The buddy list covers it and has the keys until one goes on.
+            self.terminal.press("M-n")
+            self._in_front = True
         return self.terminal.wait(text, seconds=seconds)
 
     def logout(self) -> None:
@@ -301,9 +306,16 @@ class Bot:
         self._process.stdin.flush()
 
     def sees(self, text: str, *, seconds: float = 10) -> str:
-        """Wait for a message whose body contains `text`; return the body."""
-        found = self.wait("message", lambda one: text in one["body"], seconds=seconds)
-        return str(found["body"])
+        """Wait until a body contains `text`, ever; return the body.
+
+        As on the other clients' screens, what was seen once can be seen again.
+        """
+        return until(
+            lambda: next((x for x in self._bodies() if text in x), ""),
+            f"{self.jid}'s bot to be told {text!r}",
+            seconds=seconds,
+            also=self._explain,
+        )
 
     def wait(
         self,
@@ -326,7 +338,7 @@ class Bot:
             look,
             f"event {event!r} of {self.jid}'s bot",
             seconds=seconds,
-            also=lambda: f"{self.events[-10:]}\n{''.join(self.errors[-20:])}",
+            also=self._explain,
         )
 
     def messages(self) -> list[Event]:
@@ -358,6 +370,12 @@ class Bot:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+
+    def _bodies(self) -> list[str]:
+        return [str(one["body"]) for one in self.messages()]
+
+    def _explain(self) -> str:
+        return f"{self.events[-10:]}\n{''.join(self.errors[-20:])}"
 
     def _take(self) -> None:
         while not self._queue.empty():
@@ -426,7 +444,7 @@ def _look(
         f"{terminal.command[0]} to show {text!r}",
         seconds=seconds,
         step=0.3,
-        also=terminal.screen,
+        also=terminal.lines,
     )
 
 

@@ -78,6 +78,11 @@ class Terminal:
             "capture-pane", "-p", "-J", "-S", "-2000", "-t", "main", check=False
         )
 
+    def lines(self) -> str:
+        """Return the screen without what only draws windows."""
+        lines = (one.rstrip() for one in self.screen().splitlines())
+        return "\n".join(one for one in lines if any(map(str.isalnum, one)))
+
     def wait(self, text: str, *, seconds: float = 10) -> str:
         """Return the first screen line that contains `text`."""
         return until(
@@ -85,7 +90,7 @@ class Terminal:
             f"{self.command[0]} to show {text!r}",
             seconds=seconds,
             step=0.05,
-            also=self.screen,
+            also=self.lines,
         )
 
     def shows(self, text: str, *, seconds: float = 10) -> bool:

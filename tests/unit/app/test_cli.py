@@ -62,7 +62,12 @@ def test_help(tillie: Tillie, argv: list[str]) -> None:
         (["run", "--listen"], "option '--listen' requires an argument", "--help"),
         (["run", "--listen", "5222"], "HOST:PORT", "127.0.0.1:5222"),
         (["allow"], "missing argument 'JID'", "tillie allow --help"),
-        (["devices", "name"], "missing argument 'NAME'", "tillie devices name --help"),
+        (
+            ["devices", "name"],
+            "missing argument '[ID] NAME",
+            "tillie devices name --help",
+        ),
+        (["devices", "name", "a", "b", "c"], "quotes", "tillie devices name --help"),
         (["devices", "burn"], "no such command 'burn'", "tillie devices --help"),
         (["\x1b[2J"], r"'\x1b[2J'", "--help"),
     ],
@@ -391,7 +396,7 @@ def test_an_answer_of_another_version_is_no_traceback(
 def test_python_m_proxy_with_a_closed_pipe_and_a_poor_terminal(
     answering: Path,
 ) -> None:
-    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    environ = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     process = subprocess.Popen(
         [sys.executable, "-m", "proxy", "contacts", "--json", "--state", answering],
         stdout=subprocess.PIPE,
@@ -405,7 +410,7 @@ def test_python_m_proxy_with_a_closed_pipe_and_a_poor_terminal(
     process.stderr.close()
     assert (process.wait(timeout=20), err) == (1, b"")
     done = subprocess.run(
-        [sys.executable, "-m", "proxy", "statüs"],
+        [sys.executable, "-m", "proxy", "王"],
         env=environ,
         capture_output=True,
         text=True,
@@ -413,4 +418,4 @@ def test_python_m_proxy_with_a_closed_pipe_and_a_poor_terminal(
     )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert r"stat\xfcs" in done.stderr
+    assert r"\u738b" in done.stderr

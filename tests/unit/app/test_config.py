@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.app.config import Address, Config, Listener, UsageFault, load, state_folder
+from proxy.app.config import Address, Config, Listener, load, state_folder
+from proxy.app.sources import UsageFault
 from proxy.app.terminal import escaped
 from proxy.errors import ConfigFault
 

@@ -276,10 +276,21 @@ def test_loc_10_connections_are_bounded_and_given_back(asked: Begin) -> None:
 
 def connect(state: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.settimeout(20)
     with control._opened(state) as folder_fd:
+        # Without a timeout a full backlog makes this wait, not fail.
         connection.connect(f"/proc/self/fd/{folder_fd}/control")
+    connection.settimeout(20)
     return connection
+
+
+def send_until_refused(connection: socket.socket, bound: int) -> int:
+    sent = 0
+    try:
+        while sent < bound:
+            sent += connection.send(b"x" * 65_536)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    return sent
 
 
 def test_ask_over_a_real_socket(answering: Path) -> None:
@@ -330,10 +341,7 @@ def test_loc_10_two_hundred_connections_do_not_shut_out_the_next(
 
 def test_loc_10_an_endless_line_is_cut_off(answering: Path) -> None:
     with connect(answering) as connection:
-        sent = 0
-        with pytest.raises(OSError, match=r"Broken pipe|reset"):
-            while sent < 2**30:
-                sent += connection.send(b"x" * 65_536)
+        sent = send_until_refused(connection, 2**30)
     assert sent < 2**24
     assert ask(answering, "echo") == {"args": {}}
 
@@ -463,27 +471,27 @@ def test_an_endless_answer_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "MAX_ANSWER", 100_000)
+    sent: list[int] = []
     with listening(tmp_path) as server:
 
         def reply() -> None:
             connection, _ = server.accept()
-            with connection, pytest.raises(OSError, match=r"Broken pipe|reset"):
-                while True:
-                    connection.sendall(b"x" * 65_536)
+            with connection:
+                sent.append(send_until_refused(connection, 2**30))
 
         thread = threading.Thread(target=reply)
         thread.start()
         with pytest.raises(EnvFault, match="too long"):
             ask(tmp_path, "status")
         thread.join(timeout=20)
-        assert not thread.is_alive()
+    assert sent[0] < 2**24
 
 
 def test_asking_loads_no_reactor() -> None:
     code = (
         "import sys, proxy.app.cli\n"
         "slow = {'twisted', 'rich', 'platformdirs', 'tomllib', 'lxml', 'cryptography'}\n"
-        "sys.exit(' '.join(slow & set(sys.modules)))"
+        "sys.exit(' '.join(slow & set(sys.modules)) or 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False

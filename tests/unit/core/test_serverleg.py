@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element
 
 import pytest
 import scramp
+from proxy.wire.jid import Jid
 from scramp import core as scramp_core
 
 from proxy.core.serverleg import ResumePoint, ServerLeg
@@ -31,7 +32,6 @@ from proxy.core.vocabulary import (
 )
 from proxy.errors import EnvFault, Fault, LocalFault, PeerFault, TrustFault
 from proxy.suites.fields import b64, unb64
-from proxy.wire.jid import Jid
 from proxy.wire.stanza import Cleared
 
 ACCOUNT = Jid.parse("juliet@a.test")
@@ -237,7 +237,7 @@ def test_whole_login(step: int, proof: str, listed: str | None) -> None:
 
     offer = features(mechanisms(name, "PLAIN"), bindings(listed) if listed else "")
     out = feed(one, HEADER + offer, step)
-    assert f"mechanism=\"{name}\"".encode() in sent(out).replace(b"'", b'"')
+    assert f'mechanism="{name}"'.encode() in sent(out).replace(b"'", b'"')
     out = feed(one, sasl("challenge", server.challenge(payload(out))), step)
     out = one.derived(derive(out))
     final = server.final(payload(out))
@@ -289,7 +289,9 @@ def test_features_of_70_kilobytes_are_not() -> None:
 def test_old_server_is_refused(version: str) -> None:
     one = leg()
     one.connected()
-    fault = ended(one.data(HEADER.replace(b"version='1.0' xml", f"{version} xml".encode())))
+    fault = ended(
+        one.data(HEADER.replace(b"version='1.0' xml", f"{version} xml".encode()))
+    )
     assert isinstance(fault, EnvFault)
     assert "XMPP 1.0" in fault.text
 
@@ -311,7 +313,9 @@ BEHIND = {
 @pytest.mark.parametrize(
     "behind",
     [
-        pytest.param(data, id=f"{'TLS-03' if name.startswith('part') else 'TLS-01'}-{name}")
+        pytest.param(
+            data, id=f"{'TLS-03' if name.startswith('part') else 'TLS-01'}-{name}"
+        )
         for name, data in BEHIND.items()
     ],
 )
@@ -649,7 +653,9 @@ def test_request_is_answered_only_when_the_session_says_so() -> None:
 
 def test_only_stanzas_count() -> None:
     one = managed()
-    other = b"<x xmlns='urn:x'/><active xmlns='urn:xmpp:csi:0'/><message xmlns='urn:x'/>"
+    other = (
+        b"<x xmlns='urn:x'/><active xmlns='urn:xmpp:csi:0'/><message xmlns='urn:x'/>"
+    )
     assert one.data(other + features(BIND) + b" \n ") == []
     one.data(b"<presence/><iq type='get' id='1'/>")
     assert one.received == 2

@@ -83,6 +83,21 @@ def test_nothing_is_signed_that_would_not_open(claims: dict[str, object]) -> Non
         make_doc(claims, TYP, ROOT)
 
 
+def nested(levels: int) -> dict[str, object]:
+    value: object = 0
+    for _ in range(levels - 2):
+        value = [value]
+    return {"a": value}
+
+
+def test_i4_depth() -> None:
+    assert nesting(nested(8)) == 8
+    fine = forge.signed(nested(8), TYP)
+    assert open_doc(fine, TYP, *KEYS).claims == nested(8)
+    with pytest.raises(PeerFault, match="too deeply"):
+        open_doc(forge.signed(nested(9), TYP), TYP, *KEYS)
+
+
 def test_dir_01_another_purpose() -> None:
     document = make_doc({"a": 1}, "tillie-token+jws", ROOT).encode()
     with pytest.raises(PeerFault, match="protected header"):

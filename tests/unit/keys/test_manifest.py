@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -93,10 +92,7 @@ def test_first_manifest() -> None:
 
 
 def test_the_claims_by_their_names() -> None:
-    payload = json.loads(first().document)["payload"]
-    document = forge.text(json.loads(first().document))
-    read = manifests.documents.peek_doc(document, TYP)
-    assert payload
+    read = manifests.documents.peek_doc(first().document.encode(), TYP)
     assert set(read) == {"sub", "seq", "root", "devices", "suites", "iat"}
     assert read["iat"] == NOW // 1000
     assert read["devices"] == [
@@ -250,12 +246,22 @@ def test_the_65th_device_is_refused_and_the_64th_opens() -> None:
 
 
 def test_a_document_that_nobody_would_read_is_not_made() -> None:
-    made = claims()
-    devices = [DevicePrivate(bytes([one, 8]) * 16) for one in range(60)]
-    made["devices"] = [{**entry(device), "label": "📱" * 24} for device in devices]
-    manifest = opened(made)
-    with pytest.raises(TrustFault, match="too many devices"):
-        with_device(manifest, ROOT, DEVICE.public, statement(DEVICE), "📱" * 64, NOW)
+    manifest = first()
+
+    def fill() -> None:
+        nonlocal manifest
+        for one in range(63):
+            device = DevicePrivate(bytes([one, 8]) * 16)
+            signature = statement(device)
+            manifest = with_device(
+                manifest, ROOT, device.public, signature, "📱" * 64, NOW
+            )
+
+    with pytest.raises(TrustFault, match="too many devices") as caught:
+        fill()
+    assert "names" in caught.value.hint
+    assert 30 < len(manifest.devices) < 64
+    assert len(manifest.document) <= manifests.documents.LIMIT
 
 
 # -- what is opened ---------------------------------------------------------

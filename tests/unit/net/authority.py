@@ -83,6 +83,7 @@ class Authority:
         until: datetime = NOW + DAY,
         usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
         unknown: bool = False,
+        garbled: bool = False,
         key: Any = None,
     ) -> Identity:
         key = key or ec.generate_private_key(ec.SECP256R1())
@@ -106,6 +107,11 @@ class Authority:
                 x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00"
             )
             builder = builder.add_extension(strange, critical=True)
+        if garbled:
+            nonsense = x509.UnrecognizedExtension(
+                x509.ObjectIdentifier("2.5.29.17"), b"\x30\x05\x82\x40ab"
+            )
+            builder = builder.add_extension(nonsense, critical=False)
         chain = (self.certificate, *self.chain) if self.chain else ()
         return Identity(key, builder.sign(self.key, hashes.SHA256()), chain)
 

@@ -32,7 +32,9 @@ class Watch:
                 self._waiting.remove(entry)
                 waiting.callback(None)
 
-    def until(self, condition: Callable[[], bool], seconds: float = 5) -> Deferred[None]:
+    def until(
+        self, condition: Callable[[], bool], seconds: float = 5
+    ) -> Deferred[None]:
         waiting: Deferred[None] = Deferred()
         self._waiting.append((condition, waiting))
         self.stir()
@@ -47,7 +49,7 @@ class Owner:
         self.calls: list[str] = []
         self.link: Link | None = None
         self.facts: TlsFacts | None = None
-        self.received = b""
+        self.received = bytearray()
         self.faults: list[Fault | None] = []
         self.on_data: Callable[[bytes], None] = lambda data: None
 
@@ -91,7 +93,7 @@ class Peer(Protocol):
 
     def __init__(self, server: Server) -> None:
         self.server = server
-        self.received = b""
+        self.received = bytearray()
         self.gone = False
 
     def connectionMade(self) -> None:

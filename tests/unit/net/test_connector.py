@@ -15,6 +15,7 @@ from twisted.internet.error import ConnectionRefusedError, NoRouteError
 from twisted.internet.task import Clock
 
 from proxy.errors import ConfigFault, EnvFault
+from proxy.net import connector as connector_module
 from proxy.net import link as link_module
 from proxy.net.connector import Connector, Link, TlsMode, _Race, check_overrides
 from proxy.net.dns import Candidate
@@ -145,9 +146,10 @@ async def test_tls_01_plain_bytes_after_proceed_never_follow_the_handshake(
     good: Identity, anchors: Path
 ) -> None:
     with serving() as server:
-        server.on_data = lambda peer, data: peer.transport.write(
-            b"<proceed/>"
-        ) or reactor.callLater(0.05, peer.transport.write, b"<message from='evil'/>")
+        server.on_data = lambda peer, data: (
+            peer.transport.write(b"<proceed/>")
+            or reactor.callLater(0.05, peer.transport.write, b"<message from='evil'/>")
+        )
         owner = Owner()
         await secured(server, owner, anchors)
         fault = await owner.lost()
@@ -332,6 +334,39 @@ async def test_everything_together_has_a_deadline() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_res_11_dns_has_one_budget_for_all_its_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connector_module, "_DNS_SECONDS", 0.2)
+    given: list[float] = []
+
+    class Slow(Places):
+        async def candidates(self, name: str, within: float) -> list[Candidate]:
+            given.append(within)
+            await pause(0.05)
+            return await super().candidates(name, within)
+
+        async def addresses(self, host: str, within: float) -> list[str]:
+            given.append(within)
+            await pause(0.05)
+            return await super().addresses(host, within)
+
+    found = [Candidate(f"h{n}.example", 5222, False) for n in range(2)]
+    places = Slow(*found, addresses={each.host: [] for each in found})
+    await failing(connector(places=places).connect(NAME, Owner()))
+    assert len(given) == 3
+    assert given[0] == 0.2
+    assert given[1] <= 0.15
+    assert given[2] <= 0.1
+
+
+def pause(seconds: float) -> Deferred[None]:
+    over: Deferred[None] = Deferred()
+    reactor.callLater(seconds, over.callback, None)
+    return over
+
+
+@pytest_twisted.ensureDeferred
 async def test_cancelling_leaves_nothing_behind(anchors: Path) -> None:
     with serving() as server:
         owner = Owner()
@@ -429,6 +464,11 @@ def test_a_failure_starts_the_next_at_once_and_all_are_told() -> None:
     assert results[0].value.text == "NoRouteError, ConnectionRefusedError"
 
 
+def test_a_race_of_nobody_ends() -> None:
+    dialling = Dialling(0)
+    assert isinstance(dialling.result()[0].value, EnvFault)
+
+
 # -- modes ------------------------------------------------------------------
 
 
@@ -455,7 +495,9 @@ def test_tls_is_not_turned_off_towards_other_machines(host: str) -> None:
         Connector(reactor, Places(), servers={NAME: (host, 1)}, tls={NAME: "off"})
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"]
+)
 def test_tls_may_be_off_on_this_machine(host: str) -> None:
     check_overrides({NAME: (host, 5222)}, {NAME: "off"})
 
@@ -637,18 +679,11 @@ async def test_pressure_is_passed_on(good: Identity, anchors: Path) -> None:
         peer.transport.pauseProducing()
         while "pause" not in owner.calls:
             link.write(BIG)
-            await wakeful()
+            await pause(0)
         assert "resume" not in owner.calls
         peer.transport.resumeProducing()
         await owner.watch.until(lambda: "resume" in owner.calls)
         link.abort()
-
-
-def wakeful() -> Deferred[None]:
-    """One turn of the reactor."""
-    turn: Deferred[None] = Deferred()
-    reactor.callLater(0, turn.callback, None)
-    return turn
 
 
 @pytest_twisted.ensureDeferred

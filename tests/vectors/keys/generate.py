@@ -561,7 +561,7 @@ def claims() -> Iterator[Case]:
         "deep": (deep, "nested too deeply", "nine lists"),
         "deeper": (
             b'{"a":' + b"[" * 9000 + b"]" * 9000 + b"}",
-            WELL_FORMED,
+            f"{WELL_FORMED}|too deeply",
             "9,000 lists",
         ),
         "array": (b'[{"a":1}]', "no JSON object", "no object"),
@@ -600,6 +600,8 @@ def main() -> None:
         path = target / f"{case.name}.vector"
         if path.exists():
             raise SystemExit(f"two vectors are named {case.name}")
+        # `says` is a regular expression: how deep is too deep for the JSON reader
+        # itself depends on the version of Python.
         head = (
             f"expect: {case.expect}\nsays: {case.says}\nclause: I4\n"
             f"comment: {case.comment}\n\n"

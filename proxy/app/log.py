@@ -1,0 +1,55 @@
+"""What Tillie says while it runs, on standard error: never a stanza, a password
+or a key (LOC-11); one line each, control characters escaped (LOC-17)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from .terminal import escaped
+
+_LEVELS = ("debug", "info", "warn", "error", "critical")
+
+
+def start(level: str, *, as_json: bool) -> None:
+    """Send what Twisted's loggers say from *level* up to standard error."""
+    from twisted.logger import globalLogBeginner
+
+    names = _LEVELS[_LEVELS.index("warn" if level == "warning" else level) :]
+
+    def observer(event: dict[str, Any]) -> None:
+        if event["log_level"].name in names:
+            _write(event["log_level"].name, _text(event), as_json=as_json)
+
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+
+
+def _text(event: dict[str, Any]) -> str:
+    from twisted.logger import formatEvent
+
+    failure = event.get("log_failure")
+    if failure is None:
+        return str(formatEvent(event))
+    # the words of an unexpected error may hold what somebody wrote
+    places = "; ".join(f"{frame[1]}:{frame[2]}" for frame in failure.frames)
+    return f"unexpected {failure.type.__name__} at {places}"
+
+
+def say(text: str) -> None:
+    _write("info", text, as_json=False)
+
+
+def _write(level: str, text: str, *, as_json: bool) -> None:
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if as_json:
+        line = json.dumps({"time": now, "level": level, "text": text})
+    else:
+        line = "\n".join(f"tillie: {escaped(part)}" for part in text.splitlines())
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except OSError:
+        # a full log device or a closed standard error stops nothing (REL-39)
+        return

@@ -1,0 +1,127 @@
+"""What came in and has not reached a client, or came before.
+
+An opened message is committed here, encrypted like all of the store, together
+with the state that opened it, before the server's stanza is acknowledged and
+before the client sees it (REL-01).  A sealed message that was delivered is
+remembered, so that it is not shown again however it comes back (ENC-12).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..keys.store import Store
+
+HELD_PER_PEER = 200
+HELD_FOR = 30_000
+KEPT_LATE = 14 * 24 * 3600 * 1000
+
+
+@dataclass(slots=True)
+class Held:
+    """A message that cannot be opened yet.
+
+    :param shown: the placeholder stands in the conversation already.
+    :param asked: look-ups were made for it.
+    """
+
+    row: str
+    peer: str
+    data: bytes
+    since: int
+    shown: bool = False
+    asked: bool = False
+    key_asked: bool = False
+
+
+class Inbox:
+    """The incoming messages of one account; *stream* names a client stream."""
+
+    def __init__(self, store: Store, account: str) -> None:
+        self._store = store
+        self._account = account
+        self._last = 0
+        self.held: list[Held] | None = None
+
+    def forget_caches(self) -> None:
+        self.held = None
+
+    def _row(self, now: int) -> str:
+        self._last = max(self._last + 1, now * 1000)
+        return f"{self._last:018d}"
+
+    # -- for a client ------
+
+    def add(self, data: bytes, now: int) -> str:
+        """Keep a message until :meth:`delivered`; the row's name."""
+        row = self._row(now)
+        self._store.put("inbox", self._account, row, data)
+        return row
+
+    def delivered(self, rows: list[str]) -> None:
+        for row in rows:
+            self._store.delete("inbox", self._account, row)
+
+    def waiting(self) -> list[tuple[str, bytes]]:
+        return self._store.scan("inbox", self._account)
+
+    # -- seen before ------
+
+    def fresh(
+        self, key: str, digest: bytes, stream: str, bound_at: int, now: int
+    ) -> bool:
+        """Whether a sealed message is to be shown on *stream*, and remember it.
+
+        Each stream that was there when it first came gets it once (two clients
+        of one account); a stream opened later does not: what comes again then
+        is a repetition by the server, or a replay.
+        """
+        name = f"{key}/{digest.hex()}"
+        record = self._store.get("seen", self._account, name)
+        mark = bytes.fromhex(stream)
+        if record is None:
+            first = now.to_bytes(8, "big")
+            self._store.put("seen", self._account, name, first + mark)
+            return True
+        first_at = int.from_bytes(record[:8], "big")
+        streams = [record[at : at + 8] for at in range(8, len(record), 8)]
+        if mark in streams or bound_at > first_at:
+            return False
+        self._store.put("seen", self._account, name, record + mark)
+        return True
+
+    # -- held ------
+
+    def load_held(self) -> list[Held]:
+        if self.held is None:
+            rows = self._store.scan("held", self._account)
+            self.held = [_unpack(row, data) for row, data in rows]
+        return self.held
+
+    def hold(self, peer: str, data: bytes, now: int) -> Held:
+        held = Held(self._row(now), peer, data, now)
+        self.load_held().append(held)
+        self.save(held)
+        return held
+
+    def save(self, held: Held) -> None:
+        flag = b"\1" if held.shown else b"\0"
+        record = flag + held.since.to_bytes(8, "big") + held.peer.encode() + b"\0"
+        self._store.put("held", self._account, held.row, record + held.data)
+
+    def release(self, held: Held) -> None:
+        self.load_held().remove(held)
+        self._store.delete("held", self._account, held.row)
+
+    def blocking(self, peer: str) -> bool:
+        """Whether a message of *peer* has to queue behind a held one."""
+        return any(h.peer == peer and not h.shown for h in self.load_held())
+
+    def count(self, peer: str) -> int:
+        return sum(held.peer == peer for held in self.load_held())
+
+
+def _unpack(row: str, data: bytes) -> Held:
+    peer, _, raw = data[9:].partition(b"\0")
+    since = int.from_bytes(data[1:9], "big")
+    return Held(row, peer.decode(), raw, since, shown=data[:1] == b"\1")

@@ -1,0 +1,243 @@
+"""Asking for a lane's key, and answering who asks (protocol.md, 6.4; I19, I20).
+
+A request is unsealed, signed by the asking device, bounded and coalesced.  An
+answer goes only to a device in the newest manifest of an account that the lane
+was made for, and begins where that device was first seen.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element, SubElement
+
+from ..errors import Fault
+from ..keys.identity import check_device_signature
+from ..rules import classes
+from ..suites import lanes
+from ..suites.entropy import stanza_id, token
+from ..suites.fields import b64, fields, unb64
+from ..wire.stanza import Cleared
+from . import guard, outbound
+from .account import Account
+from .ratchets import Reader
+
+KEYREQ = f"{{{classes.LANE}}}keyreq"
+NO = f"{{{classes.LANE}}}no"
+AGAIN = 60_000
+MOST_ASKS = 5
+MOST_ANSWERS = 40
+VALID = 14 * 24 * 3600 * 1000
+HOUR = 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as it came; *owner* is whose lane it is about."""
+
+    requester: str
+    root: bytes
+    device: bytes
+    owner: str
+    lane: bytes
+    n: int
+    prekey: int
+    seq: int
+    time: int
+    nonce: bytes
+    signature: bytes
+
+    def statement(self) -> bytes:
+        return fields(
+            "keyreq",
+            self.requester,
+            self.root,
+            self.device,
+            self.owner,
+            self.lane,
+            self.n,
+            self.prekey,
+            self.seq,
+            self.time,
+            self.nonce,
+        )
+
+
+class KeyRequests:
+    """The requests of one account, both ways."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._asked: OrderedDict[tuple[str, bytes], list[int]] = OrderedDict()
+        self._answered: OrderedDict[str, list[int]] = OrderedDict()
+
+    # -- asking ------
+
+    def ask(self, owner: str, header: lanes.Header) -> list[Cleared]:
+        """The request messages to send now; none if it was asked just before.
+
+        The owner's devices are asked, and for a contact's lane the own other
+        devices too, which may have it.
+        """
+        account, now = self._account, self._account.clock()
+        if not account.identity.ready or not self._due(owner, header.lane, now):
+            return []
+        targets = [owner]
+        if owner != account.jid and account.has_other_devices():
+            targets.append(account.jid)
+        return [self._message(target, owner, header, now) for target in targets]
+
+    def _due(self, owner: str, lane: bytes, now: int) -> bool:
+        times = self._asked.setdefault((owner, lane), [])
+        self._asked.move_to_end((owner, lane))
+        while len(self._asked) > 500:
+            self._asked.popitem(last=False)
+        if len(times) >= MOST_ASKS or (times and now - times[-1] < AGAIN):
+            return False
+        times.append(now)
+        return True
+
+    def _message(
+        self, target: str, owner: str, header: lanes.Header, now: int
+    ) -> Cleared:
+        identity = self._account.identity
+        request = Request(
+            requester=self._account.jid,
+            root=identity.fingerprint,
+            device=identity.device.public,
+            owner=owner,
+            lane=header.lane,
+            n=header.n,
+            prekey=identity.prekey_number,
+            seq=identity.manifest.seq,
+            time=now,
+            nonce=token(16),
+            signature=b"",
+        )
+        message = Element(
+            "{jabber:client}message",
+            {"to": target, "type": "normal", "id": stanza_id()},
+        )
+        element = SubElement(
+            message,
+            KEYREQ,
+            {
+                "owner": owner,
+                "root": b64(request.root),
+                "device": b64(request.device),
+                "lane": b64(request.lane),
+                "n": str(request.n),
+                "prekey": str(request.prekey),
+                "seq": str(request.seq),
+                "time": str(now),
+                "nonce": b64(request.nonce),
+            },
+        )
+        element.text = b64(identity.device.sign(request.statement()))
+        SubElement(message, f"{{{classes.HINTS}}}store")
+        return guard.own_message(message)
+
+    # -- answering ------
+
+    def read(self, element: Element, requester: str) -> Request:
+        """:raises Fault: malformed, out of date, or for somebody else."""
+        numbers = {
+            name: _number(element.get(name, ""))
+            for name in ("n", "prekey", "seq", "time")
+        }
+        request = Request(
+            requester=requester,
+            root=unb64(element.get("root", "")),
+            device=unb64(element.get("device", "")),
+            owner=element.get("owner", ""),
+            lane=unb64(element.get("lane", "")),
+            n=numbers["n"],
+            prekey=numbers["prekey"],
+            seq=numbers["seq"],
+            time=numbers["time"],
+            nonce=unb64(element.get("nonce", "")),
+            signature=unb64(element.text or ""),
+        )
+        if abs(self._account.clock() - request.time) > VALID:
+            raise Fault("a key request is out of date")
+        return request
+
+    def needs_look_up(self, request: Request) -> bool:
+        """Whether the requester's devices have to be looked up before judging."""
+        account = self._account
+        contact = account.contacts.get(request.requester)
+        if request.requester == account.jid and not account.has_other_devices():
+            return False
+        if contact is None or account.contacts.stale(contact, account.clock()):
+            return True
+        known = contact.prekeys.get(request.device)
+        return (
+            contact.pin.seq < request.seq
+            or known is None
+            or known.number < request.prekey
+        )
+
+    def answer(self, request: Request) -> list[Cleared]:
+        """The grant, where the requester is entitled to it; otherwise nothing.
+
+        :raises Fault: the requester is not who it says, or not in the audience.
+        """
+        account, now = self._account, self._account.clock()
+        if not account.identity.ready or not self._quota(request.requester, now):
+            return []
+        reader = self._reader(request)
+        check_device_signature(request.device, request.signature, request.statement())
+        box = self._box(request, reader)
+        if box is None:
+            return []
+        grant = outbound.grant_for(reader, box)
+        return [
+            guard.own_message(
+                outbound.grant_message(account, request.requester, [grant])
+            )
+        ]
+
+    def _reader(self, request: Request) -> Reader:
+        account = self._account
+        contact = account.contacts.get(request.requester)
+        if contact is None or contact.pin.held or contact.pin.root != request.root:
+            raise Fault("a key request of somebody who is not known")
+        for device, prekey in contact.readers:
+            if device.public == request.device:
+                return Reader(request.requester, device.public, prekey)
+        raise Fault("a key request of a device that its account does not list")
+
+    def _box(self, request: Request, reader: Reader) -> bytes | None:
+        account = self._account
+        if request.requester == account.jid:
+            return self._for_own(request, reader)
+        if request.owner != account.jid:
+            return None
+        contact = account.contacts.get(request.requester)
+        accounts = account.audience(contact)
+        return account.ratchets.answer(request.lane, reader, accounts)
+
+    def _for_own(self, request: Request, reader: Reader) -> bytes | None:
+        """An own device asks: an own lane, or a contact's that came after it joined."""
+        return self._account.ratchets.forward(request.lane, request.owner, reader)
+
+    def _quota(self, requester: str, now: int) -> bool:
+        times = [at for at in self._answered.get(requester, []) if now - at < HOUR]
+        self._answered[requester] = times
+        self._answered.move_to_end(requester)
+        while len(self._answered) > 500:
+            self._answered.popitem(last=False)
+        if len(times) >= MOST_ANSWERS:
+            return False
+        times.append(now)
+        return True
+
+
+def _number(text: str) -> int:
+    """A decimal of at most 15 digits.
+
+    :raises Fault: anything else.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise Fault("a number in a key request is malformed")
+    return int(text)

@@ -1,0 +1,153 @@
+"""What was sent and is not acknowledged: durable for messages, and in order.
+
+A message stands in the store, as the very bytes that left, until the server
+acknowledged it (XEP-0198, or a ping behind it where there is none).  It is sent
+again unchanged, on a resumed stream and on a new one; the reader's Tillie
+drops what it has seen (I13).
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass
+
+from ..keys.store import Store
+from ..suites.entropy import token
+
+KEPT = 14 * 24 * 3600 * 1000
+_MODULUS = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A stanza that is on its way; *row* is empty where only order matters."""
+
+    number: int
+    data: bytes
+    row: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A stream that ended without good-bye: where it can be resumed."""
+
+    stream: str
+    previd: str
+    received: int
+    sent: int
+    acked: int
+
+
+class Ledger:
+    """The outgoing stanzas of one stream of *account*."""
+
+    def __init__(self, store: Store, account: str) -> None:
+        self._store = store
+        self._account = account
+        self.stream = token(8).hex()
+        self._waiting: deque[Sent] = deque()
+        self._sent = 0
+        self.acked = 0
+        self._previd: str | None = None
+        self._received = 0
+
+    @property
+    def waiting(self) -> int:
+        """Stanzas not acknowledged yet."""
+        return len(self._waiting)
+
+    @property
+    def messages_waiting(self) -> bool:
+        return any(one.row for one in self._waiting)
+
+    @property
+    def sent(self) -> int:
+        return self._sent
+
+    def add(self, data: bytes, now: int, *, kept: bool) -> None:
+        """One more stanza leaves; a *kept* one is put to the store first."""
+        self._sent = (self._sent + 1) % _MODULUS
+        row = ""
+        if kept:
+            row = f"{self.stream}/{now:015d}/{self._sent:010d}"
+            self._store.put("ledger", self._account, row, data)
+        self._waiting.append(Sent(self._sent, data, row))
+        if self._previd is not None and kept:
+            self._save()
+
+    def acknowledge(self, h: int) -> None:
+        """The server has handled everything up to *h*."""
+        while self._waiting and _reached(self._waiting[0].number, h):
+            one = self._waiting.popleft()
+            if one.row:
+                self._store.delete("ledger", self._account, one.row)
+        self.acked = h
+
+    def unacknowledged(self) -> list[bytes]:
+        """What has to be sent again, in order, on the resumed stream."""
+        return [one.data for one in self._waiting]
+
+    # -- the stream's own record ------
+
+    def enabled(self, previd: str | None) -> None:
+        """XEP-0198 runs; remember where to resume, over a kill too."""
+        self._previd = previd
+        if previd is not None:
+            self._save()
+
+    @property
+    def previd(self) -> str | None:
+        return self._previd
+
+    def received(self, count: int) -> None:
+        """The server's stanzas up to *count* are committed with this transaction."""
+        if count != self._received:
+            self._received = count
+            if self._previd is not None:
+                self._save()
+
+    def _save(self) -> None:
+        record = [self._previd, self._received, self._sent, self.acked]
+        data = json.dumps(record).encode()
+        self._store.put("stream", self._account, self.stream, data)
+
+    def ended(self) -> None:
+        """The stream was closed in good order: nothing to resume."""
+        self._previd = None
+        self._store.delete("stream", self._account, self.stream)
+
+
+def cuts(store: Store, account: str, live: set[str]) -> list[Cut]:
+    """Streams of *account* that ended without good-bye, those *live* left out."""
+    found = []
+    for stream, data in store.scan("stream", account):
+        if stream not in live:
+            previd, received, sent, acked = json.loads(data)
+            found.append(Cut(stream, previd, received, sent, acked))
+    return found
+
+
+def settle(store: Store, account: str, cut: Cut, h: int | None) -> None:
+    """What the server said of a cut stream: everything up to *h* has arrived."""
+    if h is not None:
+        for row, _ in store.scan("ledger", account, cut.stream):
+            if _reached(int(row.rsplit("/", 1)[1]), h):
+                store.delete("ledger", account, row)
+    store.delete("stream", account, cut.stream)
+
+
+def left_over(
+    store: Store, account: str, live: set[str], now: int
+) -> list[tuple[str, bytes]]:
+    """Messages of ended streams whose arrival is not known, oldest first."""
+    rows = [
+        (row, data)
+        for row, data in store.scan("ledger", account)
+        if row.partition("/")[0] not in live
+    ]
+    return sorted(rows, key=lambda one: one[0].split("/")[1:])
+
+
+def _reached(number: int, h: int) -> bool:
+    return (h - number) % _MODULUS < _MODULUS // 2

@@ -1,0 +1,231 @@
+"""A second device joins an account by a one-time code (protocol.md, 7; I5).
+
+The old device shows a code of 128 bits; the new one, told the code by its
+person, asks for its place in the manifest under a MAC of that code, and the
+old one answers with the new manifest under the same.  The two messages go
+between own resources as ``headline`` and are never stored.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element, SubElement
+
+from ..errors import Fault, TrustFault
+from ..keys.identity import check_device_signature
+from ..keys.manifest import check_label, device_statement, open_manifest
+from ..rules import classes
+from ..suites.entropy import stanza_id, token
+from ..suites.fields import b64, fields, unb64
+from ..wire.stanza import Cleared
+from . import guard
+from .account import Account
+from .directory import Found, Outcome
+from .identity import Standing
+
+REQUEST = f"{{{classes.LANE}}}link-request"
+ANSWER = f"{{{classes.LANE}}}link-answer"
+VALID = 10 * 60 * 1000
+WAIT = 30_000
+MOST_TRIES = 5
+
+Done = Callable[[Fault | None], None]
+
+
+@dataclass(slots=True)
+class _Offer:
+    code: bytes
+    until: int
+    tries: int = 0
+
+
+@dataclass(slots=True)
+class _Joining:
+    code: bytes
+    until: int
+    done: Done
+
+
+def show_code(code: bytes) -> str:
+    """The code as a person reads it: 26 letters and digits in groups of five."""
+    text = base64.b32encode(code).decode().rstrip("=")
+    return "-".join(text[at : at + 5] for at in range(0, len(text), 5))
+
+
+def read_code(text: str) -> bytes:
+    """Undo :func:`show_code`, whatever the case and the dashes.
+
+    :raises TrustFault: not a code.
+    """
+    letters = "".join(text.split()).replace("-", "").upper()
+    try:
+        code = base64.b32decode(letters + "=" * (-len(letters) % 8))
+    except ValueError:
+        code = b""
+    if len(code) != 16:
+        raise TrustFault(
+            "that is not a link code",
+            hint="copy it as tillie link shows it on the other device",
+        )
+    return code
+
+
+class Linking:
+    """Both sides of linking for one account."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._offer: _Offer | None = None
+        self._joining: _Joining | None = None
+
+    # -- the old device ------
+
+    def offer(self) -> str:
+        """A fresh code, good for ten minutes and one device.
+
+        :raises TrustFault: devices cannot be added from here.
+        """
+        identity = self._account.identity
+        if not identity.ready or not identity.owner:
+            raise TrustFault(
+                f"devices of {self._account.jid} cannot be added from here",
+                hint="run tillie link on the device that made the account's keys",
+            )
+        self._offer = _Offer(token(16), self._account.clock() + VALID)
+        return show_code(self._offer.code)
+
+    def requested(self, element: Element, sender: str) -> Cleared | None:
+        """A link request came from the own full JID *sender*; the answer to send.
+
+        :raises Fault: it does not fit the code that is shown.
+        """
+        offer, account = self._offer, self._account
+        if offer is None or account.clock() > offer.until:
+            return None
+        offer.tries += 1
+        if offer.tries >= MOST_TRIES:
+            # a code of 128 bits is not guessed; somebody floods
+            self._offer = None
+        public = unb64(element.get("device", ""))
+        label = check_label(element.get("label", "")[:64])
+        identity = account.identity
+        expected = _request_mac(offer.code, account.jid, public, label)
+        if not hmac.compare_digest(expected, unb64(element.get("mac", ""))):
+            raise TrustFault("a link request does not fit the code")
+        signature = unb64(element.text or "")
+        statement = device_statement(account.jid, identity.fingerprint, public)
+        if element.get("root") == b64(identity.fingerprint):
+            check_device_signature(public, signature, statement)
+        else:
+            raise TrustFault("a link request names another root")
+        self._offer = None
+        identity.add_device(public, signature, label, account.clock())
+        account.ratchets.note_joined(public)
+        account.ratchets.rotate_all()
+        account.notice(account.jid, f"the device “{label}” was linked")
+        return self._answer(offer.code, sender, public)
+
+    def _answer(self, code: bytes, to: str, public: bytes) -> Cleared:
+        manifest = self._account.identity.manifest
+        message = _message(to)
+        element = SubElement(message, ANSWER, {"device": b64(public)})
+        element.set("mac", b64(_answer_mac(code, public, manifest.digest)))
+        element.text = manifest.document
+        SubElement(message, f"{{{classes.HINTS}}}no-store")
+        return guard.own_message(message)
+
+    # -- the new device ------
+
+    def join(self, text: str, done: Done) -> Callable[[Outcome], Cleared | None]:
+        """Begin to join with the code *text*: what to do with the own record.
+
+        The session looks the own record up, hands it to the returned function
+        and sends what that gives.  *done* is called once, with a fault or None.
+
+        :raises TrustFault: not a code, or this device is linked already.
+        """
+        account = self._account
+        if account.identity.ready:
+            raise TrustFault(f"this device is linked to {account.jid} already")
+        code = read_code(text)
+        account.identity.ensure_device(account.clock())
+        self._joining = _Joining(code, account.clock() + WAIT, done)
+
+        def with_record(outcome: Outcome) -> Cleared | None:
+            if not isinstance(outcome, Found):
+                self._finish(
+                    TrustFault("the account's keys could not be read from the server")
+                )
+                return None
+            return self._request(code, outcome)
+
+        return with_record
+
+    def _request(self, code: bytes, found: Found) -> Cleared:
+        account = self._account
+        device = account.identity.device
+        root = found.manifest.root.fingerprint
+        label = account.settings.label
+        message = _message(account.jid)
+        element = SubElement(
+            message,
+            REQUEST,
+            {"device": b64(device.public), "label": label, "root": b64(root)},
+        )
+        mac = _request_mac(code, account.jid, device.public, label)
+        element.set("mac", b64(mac))
+        statement = device_statement(account.jid, root, device.public)
+        element.text = b64(device.sign(statement))
+        SubElement(message, f"{{{classes.HINTS}}}no-store")
+        return guard.own_message(message)
+
+    def answered(self, element: Element) -> bool:
+        """Whether this was the answer to the own request, and it is taken.
+
+        :raises Fault: it does not fit the code.
+        """
+        joining, account = self._joining, self._account
+        if joining is None:
+            return False
+        public = account.identity.device.public
+        if element.get("device") != b64(public):
+            return False
+        manifest = open_manifest((element.text or "").encode(), account.jid)
+        expected = _answer_mac(joining.code, public, manifest.digest)
+        if not hmac.compare_digest(expected, unb64(element.get("mac", ""))):
+            raise TrustFault("a link answer does not fit the code")
+        account.identity.adopt(manifest)
+        if account.identity.standing is not Standing.READY:
+            raise TrustFault("a link answer does not list this device")
+        self._finish(None)
+        return True
+
+    def tick(self, now: int) -> None:
+        if self._joining is not None and now > self._joining.until:
+            self._finish(
+                TrustFault(
+                    "the other device did not answer",
+                    hint="is it online, and the code fresh? run tillie link there again",
+                )
+            )
+
+    def _finish(self, fault: Fault | None) -> None:
+        joining, self._joining = self._joining, None
+        if joining is not None:
+            joining.done(fault)
+
+
+def _message(to: str) -> Element:
+    attributes = {"to": to, "type": "headline", "id": stanza_id()}
+    return Element("{jabber:client}message", attributes)
+
+
+def _request_mac(code: bytes, jid: str, public: bytes, label: str) -> bytes:
+    return hmac.digest(code, fields("link-request", jid, public, label), "sha256")
+
+
+def _answer_mac(code: bytes, public: bytes, digest: bytes) -> bytes:
+    return hmac.digest(code, fields("link-answer", public, digest), "sha256")

@@ -1,0 +1,460 @@
+"""The one loop between the core and the sockets: a call, a commit, its effects.
+
+Whatever happens on a connection becomes one call into a session inside one
+transaction; when that has committed, the effects are performed in order.  So
+no byte leaves before what protects it is durable, and an effect whose commit
+failed is never performed.  No decision about XMPP is made here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, assert_never
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IHandshakeListener, IPushProducer
+from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from ..core import crash
+from ..core.house import House
+from ..core.session import Session
+from ..core.vocabulary import (
+    ClientClose,
+    ClientTls,
+    Connect,
+    Derive,
+    DeriveKey,
+    Effect,
+    ServerClose,
+    ServerTls,
+    TlsFacts,
+    ToClient,
+    ToServer,
+)
+from ..errors import EnvFault, Fault, LocalFault, StoreFault
+from .connector import Connector
+from .link import Link
+from .localca import LocalCertificates
+from .tls import ServerTls as LocalTls
+
+if TYPE_CHECKING:
+    from OpenSSL import SSL
+
+TICK = 0.5
+FLUSH = 0.1
+_log = Logger()
+
+
+class Driver:
+    """Performs what the sessions of *house* ask for."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        house: House,
+        connector: Connector,
+        certificates: LocalCertificates,
+    ) -> None:
+        self.reactor = reactor
+        self.house = house
+        self.connector = connector
+        self.certificates = certificates
+        self.connections: dict[Session, Connection] = {}
+        self._ticking: Any = None
+
+    def factory(self, *, secure: bool) -> Factory:
+        """For a listener; *secure* where clients begin with TLS."""
+        return _ClientFactory(self, secure=secure)
+
+    def start(self) -> None:
+        self._ticking = self.reactor.callLater(TICK, self._tick)
+
+    def _tick(self) -> None:
+        self._ticking = self.reactor.callLater(TICK, self._tick)
+        self.run(None, self.house.tick)
+
+    def stop(self) -> Deferred[None]:
+        """End every session in good order; fires when all connections are gone."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+        fault = EnvFault("Tillie is being stopped", condition="system-shutdown")
+        for session in list(self.connections):
+            self.run(session, partial(session.end, fault))
+        done: Deferred[None] = Deferred()
+        self._until_gone(done, 30)
+        return done
+
+    def _until_gone(self, done: Deferred[None], tries: int) -> None:
+        if not tries or not self.connections:
+            done.callback(None)
+        else:
+            self.reactor.callLater(0.1, self._until_gone, done, tries - 1)
+
+    def run(
+        self, session: Session | None, call: Callable[[], None], way: str = ""
+    ) -> bool:
+        """One call, one commit, then the effects; whether it went well.
+
+        :param way: ``sent`` or ``received``, for the crash points.
+        """
+        try:
+            with self.house.store.transaction():
+                call()
+                work = self._collect()
+                if way:
+                    crash.hit(f"{way}-before-commit")
+        except Fault as fault:
+            self._failed(session, fault)
+            return False
+        except Exception as error:
+            _log.error("{trace}", trace=trace_of(error))
+            self._failed(session, LocalFault("an error inside Tillie; see its log"))
+            return False
+        if way and work:
+            crash.hit(f"{way}-after-commit")
+        for connection, effects in work:
+            connection.perform(effects)
+        if way and work:
+            crash.hit(f"{way}-after-write")
+        return True
+
+    def _collect(self) -> list[tuple[Connection, list[Effect]]]:
+        work = []
+        while self.house.dirty:
+            session = self.house.dirty.pop()
+            effects = session.take()
+            connection = self.connections.get(session)
+            if connection is not None and effects:
+                work.append((connection, effects))
+        return work
+
+    def _failed(self, session: Session | None, fault: Fault) -> None:
+        """Nothing of the call counts: what it would have sent is dropped.
+
+        Every session that had effects in it ends, and so does the one it was
+        for; the server keeps what was not acknowledged (REL-14).
+        """
+        self.house.rolled_back()
+        hit = {one for one in self.connections if one.pending}
+        if session is not None:
+            hit.add(session)
+        elif isinstance(fault, StoreFault):
+            _log.error("{text}", text=fault.text)
+        self.house.dirty.clear()
+        for one in hit:
+            one.take()
+            one.fail(fault)
+            connection = self.connections.get(one)
+            if connection is not None:
+                connection.perform(one.take())
+        self.house.dirty.clear()
+
+
+class _ClientFactory(Factory):  # type: ignore[misc] # Twisted has no types here
+    noisy = False
+
+    def __init__(self, driver: Driver, *, secure: bool) -> None:
+        self._driver = driver
+        self._secure = secure
+
+    def buildProtocol(self, addr: object) -> Connection:
+        return Connection(self._driver, secure=self._secure)
+
+
+@implementer(IHandshakeListener, IPushProducer)
+class Connection(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
+    """A client's connection and the server's connection that belongs to it."""
+
+    def __init__(self, driver: Driver, *, secure: bool) -> None:
+        self._driver = driver
+        self._secure = secure
+        self._upstream: Upstream | None = None
+        self._rows: list[str] = []
+        self._flushing: Any = None
+        self._client_full = False
+        self._server_full = False
+        self._reading = True
+        self._gone = False
+
+    # -- Twisted, client side ------
+
+    def connectionMade(self) -> None:
+        self.transport.setTcpNoDelay(True)
+        self.session = self._driver.house.session(
+            tls_available=not self._secure, secure=self._secure
+        )
+        self._driver.connections[self.session] = self
+        self.transport.registerProducer(self, True)
+        if self._secure:
+            self._start_tls()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._driver.run(self.session, lambda: self.session.client_data(data), "sent")
+        self._steer()
+
+    def handshakeCompleted(self) -> None:
+        if not self._secure:
+            self._driver.run(self.session, self.session.client_secured)
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self._gone = True
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        self._driver.run(self.session, self.session.client_lost)
+        self._forget_if_over()
+
+    # the client's socket as a consumer: stop reading the server while it is full
+
+    def pauseProducing(self) -> None:
+        self._client_full = True
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def resumeProducing(self) -> None:
+        self._client_full = False
+        if self._upstream is not None:
+            self._upstream.resume()
+        self._later_flushed()
+
+    def stopProducing(self) -> None:
+        """The connection is going; ``connectionLost`` follows."""
+
+    def server_full(self, full: bool) -> None:
+        self._server_full = full
+        self._steer()
+
+    def _steer(self) -> None:
+        """Read from the client only while there is room for it upstream."""
+        reading = not (self._server_full or self.session.congested)
+        if reading != self._reading and not self._gone:
+            self._reading = reading
+            if reading:
+                self.transport.resumeProducing()
+            else:
+                self.transport.pauseProducing()
+
+    # -- effects ------
+
+    def perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            self._perform(effect)
+        self._steer()
+        self._forget_if_over()
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case ToClient(data=data, row=row):
+                self._to_client(data, row)
+            case ToServer(data=data):
+                if self._upstream is not None:
+                    self._upstream.write(data)
+            case Connect(domain=domain, delay=delay):
+                self._connect(domain, delay)
+            case DeriveKey(request=request):
+                self._derive(request)
+            case ClientTls():
+                self._start_tls()
+            case ClientClose():
+                self._close_client()
+            case ServerTls():
+                if self._upstream is not None:
+                    self._upstream.start_tls()
+            case ServerClose(abort=abort):
+                self._drop_upstream(abort=abort)
+            case _:
+                assert_never(effect)
+
+    def _to_client(self, data: bytes, row: str) -> None:
+        if self._gone:
+            return
+        self.transport.write(data)
+        if row:
+            self._rows.append(row)
+            self._later_flushed()
+
+    def _later_flushed(self) -> None:
+        if self._rows and self._flushing is None and not self._gone:
+            self._flushing = self._driver.reactor.callLater(FLUSH, self._flushed)
+
+    def _flushed(self) -> None:
+        """The bytes have left, or ``pauseProducing`` would have said otherwise."""
+        self._flushing = None
+        if self._client_full or self._gone:
+            return
+        rows, self._rows = self._rows, []
+        self._driver.run(self.session, lambda: self.session.flushed(rows))
+
+    def _start_tls(self) -> None:
+        domain = self.session.client.domain or "localhost"
+        try:
+            context = self._context(domain)
+        except EnvFault as fault:
+            _log.error("{text}", text=fault.text)
+            self.transport.abortConnection()
+            return
+        self.transport.unregisterProducer()
+        self.transport.startTLS(LocalTls(context, self._by_name), False)
+        self.transport.registerProducer(self, True)
+
+    def _context(self, domain: str) -> SSL.Context:
+        return self._driver.certificates.context(domain)
+
+    def _by_name(self, name: str) -> SSL.Context | None:
+        try:
+            return self._context(name)
+        except EnvFault:
+            return None
+
+    def _close_client(self) -> None:
+        if not self._gone:
+            self.transport.unregisterProducer()
+            if not self._reading:
+                self.transport.resumeProducing()
+            self.transport.loseConnection()
+
+    def _connect(self, domain: str, delay: float) -> None:
+        self._drop_upstream(abort=True)
+        self._upstream = Upstream(self._driver, self, domain)
+        self._upstream.begin(delay)
+
+    def _drop_upstream(self, *, abort: bool) -> None:
+        if self._upstream is not None:
+            upstream, self._upstream = self._upstream, None
+            upstream.end(abort=abort)
+
+    def _derive(self, request: Derive) -> None:
+        upstream = self._upstream
+        reactor = self._driver.reactor
+        derived = deferToThreadPool(
+            reactor,
+            reactor.getThreadPool(),
+            hashlib.pbkdf2_hmac,
+            request.hash_name,
+            request.password,
+            request.salt,
+            request.iterations,
+        )
+
+        def done(salted: bytes) -> None:
+            if upstream is not None and upstream is self._upstream:
+                self._driver.run(self.session, lambda: self.session.derived(salted))
+
+        derived.addCallback(done)
+
+    def _forget_if_over(self) -> None:
+        if self._gone and self.session.over and self._upstream is None:
+            self._driver.connections.pop(self.session, None)
+
+
+class Upstream:
+    """One connection to the server; after ``end`` it tells nothing any more."""
+
+    def __init__(self, driver: Driver, connection: Connection, domain: str) -> None:
+        self._driver = driver
+        self._connection: Connection | None = connection
+        self._session = connection.session
+        self._domain = domain
+        self._link: Link | None = None
+        self._delayed: Any = None
+        self._connecting: Deferred[Link] | None = None
+
+    def begin(self, delay: float) -> None:
+        if delay > 0:
+            self._delayed = self._driver.reactor.callLater(delay, self.begin, 0.0)
+            return
+        self._delayed = None
+        self._connecting = self._driver.connector.connect(self._domain, self)
+        self._connecting.addErrback(self._unreached)
+
+    def _unreached(self, failure: Any) -> None:
+        self._connecting = None
+        if self._connection is None:
+            return
+        error = failure.value
+        if not isinstance(error, Fault):
+            _log.error("{trace}", trace=trace_of(error))
+            error = LocalFault("an error inside Tillie; see its log")
+        self._driver.run(self._session, lambda: self._session.server_lost(error))
+
+    def end(self, *, abort: bool) -> None:
+        self._connection = None
+        if self._delayed is not None:
+            self._delayed.cancel()
+        if self._link is not None:
+            if abort:
+                self._link.abort()
+            else:
+                self._link.close()
+        elif self._connecting is not None:
+            self._connecting.cancel()
+
+    def write(self, data: bytes) -> None:
+        if self._link is not None:
+            self._link.write(data)
+
+    def start_tls(self) -> None:
+        if self._link is not None:
+            self._link.start_tls()
+
+    def pause(self) -> None:
+        if self._link is not None:
+            self._link.pause()
+
+    def resume(self) -> None:
+        if self._link is not None:
+            self._link.resume()
+
+    # -- LinkOwner ------
+
+    def link_up(self, link: Link) -> None:
+        if self._connection is None:
+            link.abort()
+            return
+        self._link = link
+        mode = link.mode
+        self._driver.run(self._session, lambda: self._session.server_connected(mode))
+        if link.direct and link.facts is not None:
+            self.link_secure(link.facts)
+
+    def link_secure(self, facts: TlsFacts) -> None:
+        if self._connection is not None and self._link is not None:
+            key = self._link.server_key
+            self._driver.run(
+                self._session, lambda: self._session.server_secured(facts, key)
+            )
+
+    def link_data(self, data: bytes) -> None:
+        connection = self._connection
+        if connection is not None:
+            self._driver.run(
+                self._session, lambda: self._session.server_data(data), "received"
+            )
+            connection._steer()
+
+    def link_lost(self, fault: Fault | None) -> None:
+        if self._connection is not None:
+            self._link = None
+            self._driver.run(self._session, lambda: self._session.server_lost(fault))
+
+    def link_pause(self) -> None:
+        if self._connection is not None:
+            self._connection.server_full(True)
+
+    def link_resume(self) -> None:
+        if self._connection is not None:
+            self._connection.server_full(False)
+
+
+def trace_of(error: BaseException) -> str:
+    """Where an unexpected error came from, without what it says: its words could
+    hold what somebody wrote (LOC-11)."""
+    lines = traceback.format_tb(error.__traceback__)
+    return f"{type(error).__name__}\n{''.join(lines)}"
