@@ -38,7 +38,7 @@ from tests.support.waiting import TooLateError, until  # noqa: E402
 ALICE, BOB = "alice@a.test", "bob@b.test"
 FIRST_MESSAGE = 25.0
 LATER_MESSAGE = 15.0
-WIDTH = 44
+WIDTH = 84
 SHOWN = 8
 
 _MESSAGE = re.compile(rb"<message\b[^>]*>.*?</message>", re.DOTALL)

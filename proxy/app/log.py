@@ -20,8 +20,11 @@ def start(level: str, *, as_json: bool) -> None:
     names = _LEVELS[_LEVELS.index("warn" if level == "warning" else level) :]
 
     def observer(event: dict[str, Any]) -> None:
-        if event["log_level"].name in names:
-            _write(event["log_level"].name, _text(event), as_json=as_json)
+        name = event["log_level"].name
+        # what the library says in passing is of no use to the person
+        ours = event.get("log_namespace", "").startswith("proxy")
+        if name in names and (ours or name in _LEVELS[2:]):
+            _write(name, _text(event), as_json=as_json)
 
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
 
@@ -29,7 +32,7 @@ def start(level: str, *, as_json: bool) -> None:
 def _text(event: dict[str, Any]) -> str:
     from twisted.logger import formatEvent
 
-    failure = event.get("log_failure")
+    failure = event.get("log_failure") or event.get("failure")
     if failure is None:
         return str(formatEvent(event))
     # the words of an unexpected error may hold what somebody wrote

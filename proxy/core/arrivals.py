@@ -49,7 +49,7 @@ class Arrivals:
             self._layer(stanza, sender)
             return
         peer = str(sender.bare)
-        if self._inbox.blocking(peer) and not _from_archive(stanza):
+        if self._inbox.blocking(self._session.stream, peer) and not _from_archive(stanza):
             self._hold(stanza, peer)
             return
         self._carry_out(inbound.judge(self._account, stanza), stanza, peer, None)
@@ -107,7 +107,9 @@ class Arrivals:
                 peer, f"too many messages of {peer} wait for a key; one was left out"
             )
             return None
-        return self._inbox.hold(peer, stanza.to_bytes(), self._account.clock())
+        return self._inbox.hold(
+            self._session.stream, peer, stanza.to_bytes(), self._account.clock()
+        )
 
     def _release(self, held: Held | None) -> None:
         if held is not None:
@@ -126,7 +128,7 @@ class Arrivals:
     def retry(self) -> None:
         """Try again what is held, each sender's messages in order."""
         stuck: set[str] = set()
-        for held in list(self._inbox.load_held()):
+        for held in self._own_held():
             if held.peer in stuck:
                 continue
             stanza = Stanza.of(tree.parse(held.data))
@@ -135,10 +137,15 @@ class Arrivals:
                 if not held.shown:
                     stuck.add(held.peer)
 
+    def _own_held(self) -> list[Held]:
+        """What is held for this stream, and what streams that ended left behind."""
+        live = {one.stream for one in self._account.streams if one is not self._session}
+        return [held for held in self._inbox.load_held() if held.stream not in live]
+
     def tick(self, now: int) -> None:
         """Placeholders for what waited too long; a last farewell after 14 days."""
         late = False
-        for held in list(self._inbox.load_held()):
+        for held in self._own_held():
             if held.shown:
                 if now - held.since > KEPT_LATE:
                     self._inbox.release(held)
@@ -226,7 +233,8 @@ class Arrivals:
         if child.tag == linking.REQUEST:
             answer = link.requested(child, str(sender))
             if answer is not None:
-                self._account.publish(self._session)
+                if link.added:
+                    self._account.publish(self._session)
                 self._session.send_own(answer, kept=False)
         elif child.tag == linking.ANSWER and link.answered(child):
             self._account.publish_prekey(self._session)

@@ -21,11 +21,13 @@ KEPT_LATE = 14 * 24 * 3600 * 1000
 class Held:
     """A message that cannot be opened yet.
 
+    :param stream: the client stream that it came on and is for.
     :param shown: the placeholder stands in the conversation already.
     :param asked: look-ups were made for it.
     """
 
     row: str
+    stream: str
     peer: str
     data: bytes
     since: int
@@ -98,30 +100,35 @@ class Inbox:
             self.held = [_unpack(row, data) for row, data in rows]
         return self.held
 
-    def hold(self, peer: str, data: bytes, now: int) -> Held:
-        held = Held(self._row(now), peer, data, now)
+    def hold(self, stream: str, peer: str, data: bytes, now: int) -> Held:
+        held = Held(self._row(now), stream, peer, data, now)
         self.load_held().append(held)
         self.save(held)
         return held
 
     def save(self, held: Held) -> None:
         flag = b"\1" if held.shown else b"\0"
-        record = flag + held.since.to_bytes(8, "big") + held.peer.encode() + b"\0"
-        self._store.put("held", self._account, held.row, record + held.data)
+        record = flag + held.since.to_bytes(8, "big")
+        names = f"{held.stream}\0{held.peer}\0".encode()
+        self._store.put("held", self._account, held.row, record + names + held.data)
 
     def release(self, held: Held) -> None:
         self.load_held().remove(held)
         self._store.delete("held", self._account, held.row)
 
-    def blocking(self, peer: str) -> bool:
+    def blocking(self, stream: str, peer: str) -> bool:
         """Whether a message of *peer* has to queue behind a held one."""
-        return any(h.peer == peer and not h.shown for h in self.load_held())
+        return any(
+            held.peer == peer and held.stream == stream and not held.shown
+            for held in self.load_held()
+        )
 
     def count(self, peer: str) -> int:
         return sum(held.peer == peer for held in self.load_held())
 
 
 def _unpack(row: str, data: bytes) -> Held:
-    peer, _, raw = data[9:].partition(b"\0")
+    stream, peer, raw = data[9:].split(b"\0", 2)
     since = int.from_bytes(data[1:9], "big")
-    return Held(row, peer.decode(), raw, since, shown=data[:1] == b"\1")
+    shown = data[:1] == b"\1"
+    return Held(row, stream.decode(), peer.decode(), raw, since, shown)

@@ -3,7 +3,8 @@
 The old device shows a code of 128 bits; the new one, told the code by its
 person, asks for its place in the manifest under a MAC of that code, and the
 old one answers with the new manifest under the same.  The two messages go
-between own resources as ``headline`` and are never stored.
+between own full JIDs and are never stored.  (Prosody delivers no ``headline`` to
+the own bare JID, and other types only to the resources of highest priority.)
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .identity import Standing
 REQUEST = f"{{{classes.LANE}}}link-request"
 ANSWER = f"{{{classes.LANE}}}link-answer"
 VALID = 10 * 60 * 1000
-WAIT = 30_000
+WAIT = 20_000
 MOST_TRIES = 5
 
 Done = Callable[[Fault | None], None]
@@ -79,6 +80,7 @@ class Linking:
     def __init__(self, account: Account) -> None:
         self._account = account
         self._offer: _Offer | None = None
+        self.added = False
         self._joining: _Joining | None = None
 
     # -- the old device ------
@@ -106,6 +108,7 @@ class Linking:
         if offer is None or account.clock() > offer.until:
             return None
         offer.tries += 1
+        self.added = False
         if offer.tries >= MOST_TRIES:
             # a code of 128 bits is not guessed; somebody floods
             self._offer = None
@@ -114,14 +117,15 @@ class Linking:
         identity = account.identity
         expected = _request_mac(offer.code, account.jid, public, label)
         if not hmac.compare_digest(expected, unb64(element.get("mac", ""))):
-            raise TrustFault("a link request does not fit the code")
+            account.notice(account.jid, "a link request did not fit the code")
+            return _refusal(sender, public)
         signature = unb64(element.text or "")
         statement = device_statement(account.jid, identity.fingerprint, public)
         if element.get("root") == b64(identity.fingerprint):
             check_device_signature(public, signature, statement)
         else:
             raise TrustFault("a link request names another root")
-        self._offer = None
+        self._offer, self.added = None, True
         identity.add_device(public, signature, label, account.clock())
         account.ratchets.note_joined(public)
         account.ratchets.rotate_all()
@@ -134,16 +138,17 @@ class Linking:
         element = SubElement(message, ANSWER, {"device": b64(public)})
         element.set("mac", b64(_answer_mac(code, public, manifest.digest)))
         element.text = manifest.document
-        SubElement(message, f"{{{classes.HINTS}}}no-store")
         return guard.own_message(message)
 
     # -- the new device ------
 
-    def join(self, text: str, done: Done) -> Callable[[Outcome], Cleared | None]:
+    def join(
+        self, text: str, done: Done
+    ) -> Callable[[Outcome, list[str]], list[Cleared]]:
         """Begin to join with the code *text*: what to do with the own record.
 
         The session looks the own record up, hands it to the returned function
-        and sends what that gives.  *done* is called once, with a fault or None.
+        with the full JIDs of the own other resources, and sends what that gives.  *done* is called once, with a fault or None.
 
         :raises TrustFault: not a code, or this device is linked already.
         """
@@ -154,22 +159,22 @@ class Linking:
         account.identity.ensure_device(account.clock())
         self._joining = _Joining(code, account.clock() + WAIT, done)
 
-        def with_record(outcome: Outcome) -> Cleared | None:
+        def with_record(outcome: Outcome, others: list[str]) -> list[Cleared]:
             if not isinstance(outcome, Found):
                 self._finish(
                     TrustFault("the account's keys could not be read from the server")
                 )
-                return None
-            return self._request(code, outcome)
+                return []
+            return [self._request(code, outcome, to) for to in others or [account.jid]]
 
         return with_record
 
-    def _request(self, code: bytes, found: Found) -> Cleared:
+    def _request(self, code: bytes, found: Found, to: str) -> Cleared:
         account = self._account
         device = account.identity.device
         root = found.manifest.root.fingerprint
         label = account.settings.label
-        message = _message(account.jid)
+        message = _message(to)
         element = SubElement(
             message,
             REQUEST,
@@ -179,7 +184,6 @@ class Linking:
         element.set("mac", b64(mac))
         statement = device_statement(account.jid, root, device.public)
         element.text = b64(device.sign(statement))
-        SubElement(message, f"{{{classes.HINTS}}}no-store")
         return guard.own_message(message)
 
     def answered(self, element: Element) -> bool:
@@ -192,6 +196,15 @@ class Linking:
             return False
         public = account.identity.device.public
         if element.get("device") != b64(public):
+            return False
+        if element.get("mac") is None:
+            # unauthenticated, so it can only end the attempt sooner
+            self._finish(
+                TrustFault(
+                    "the other device did not take the code",
+                    hint="run tillie link there again and copy the new code",
+                )
+            )
             return False
         manifest = open_manifest((element.text or "").encode(), account.jid)
         expected = _answer_mac(joining.code, public, manifest.digest)
@@ -218,9 +231,18 @@ class Linking:
             joining.done(fault)
 
 
+def _refusal(to: str, public: bytes) -> Cleared:
+    message = _message(to)
+    SubElement(message, ANSWER, {"device": b64(public)})
+    return guard.own_message(message)
+
+
 def _message(to: str) -> Element:
-    attributes = {"to": to, "type": "headline", "id": stanza_id()}
-    return Element("{jabber:client}message", attributes)
+    attributes = {"to": to, "type": "normal", "id": stanza_id()}
+    message = Element("{jabber:client}message", attributes)
+    for hint in ("no-store", "no-copy"):
+        SubElement(message, f"{{{classes.HINTS}}}{hint}")
+    return message
 
 
 def _request_mac(code: bytes, jid: str, public: bytes, label: str) -> bytes:

@@ -248,7 +248,7 @@ class Scram:
         if next(iter(found), "") != "v":
             raise _refused("it did not prove that it knows the password")
         given = unb64(found["v"])
-        if not self._signature or not hmac.compare_digest(given, self._signature):
+        if not hmac.compare_digest(given, self._signature):
             raise _refused("its proof that it knows the password is wrong")
 
 
@@ -274,14 +274,11 @@ def prepared(password: str) -> bytes:
 
 def advertised(hash_name: str, offer: Offer) -> str:
     """Hash the server's lists as they arrived, base64 (XEP-0474, 5.1)."""
-    text = "\x1e".join(_octet_sorted(offer.mechanisms))
+    # Code points sort as their UTF-8 octets do, which the XEP asks for.
+    text = "\x1e".join(sorted(offer.mechanisms))
     if offer.bindings is not None:
-        text += "\x1f" + "\x1e".join(_octet_sorted(offer.bindings))
+        text += "\x1f" + "\x1e".join(sorted(offer.bindings))
     return b64(hashlib.new(hash_name, text.encode()).digest())
-
-
-def _octet_sorted(names: tuple[str, ...]) -> list[str]:
-    return sorted(names, key=str.encode)
 
 
 def _text(data: bytes) -> str:

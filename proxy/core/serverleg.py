@@ -139,7 +139,8 @@ class ServerLeg:
         anything else; then come ``Resumed``, or ``ResumeFailed`` and
         ``Authenticated``.
 
-    ``received`` and ``sent`` count stanzas as XEP-0198 does, modulo 2**32;
+    ``received`` and ``sent`` count stanzas modulo 2**32 as XEP-0198 does: from
+    ``<enabled/>`` and from ``<enable/>`` on.
     ``ack_wanted`` says that the server asked, answer by :meth:`acknowledge`
     after the commit.  After ``Resumed(h)``, ``sent`` is *h*: what the server has
     not handled is given to :meth:`stanza` again, in order, and takes its old
@@ -257,6 +258,8 @@ class ServerLeg:
         if self.over:
             return []
         self._expect(Awaiting.STANZAS)
+        if self._management is not Management.OFF:
+            raise LocalFault("stream management was asked for twice")
         if not self._offers_management():
             return [NotEnabled()]
         self._management = Management.ASKED
@@ -269,10 +272,9 @@ class ServerLeg:
             return []
         self._expect(Awaiting.STANZAS)
         out: Outputs = [Send(cleared.data)]
-        if self._management is not Management.OFF:
-            self.sent = (self.sent + 1) % _MODULUS
-            if self.sent % REQUEST_EVERY == 0:
-                out += self.request_ack()
+        self.sent = (self.sent + 1) % _MODULUS
+        if self.sent % REQUEST_EVERY == 0:
+            out += self.request_ack()
         return out
 
     def nonza(self, cleared: Cleared) -> Outputs:
@@ -354,9 +356,7 @@ class ServerLeg:
         return self._handlers[self._awaiting](stanza)
 
     def _count(self) -> None:
-        # Before <enabled/> the server counts nothing either (XEP-0198, 4).
-        if self._management is Management.ON:
-            self.received = (self.received + 1) % _MODULUS
+        self.received = (self.received + 1) % _MODULUS
 
     # -- STARTTLS ------
 

@@ -140,6 +140,7 @@ class Session:
         self._confirming = False
         self._managed = False
         self._began = house.clock()
+        self._others: set[str] = set()
         self._resume_received = 0
 
     # -- what the edge asks ------
@@ -810,7 +811,22 @@ class Session:
         elif stanza.name == "message" and self._arrivals is not None:
             self._arrivals.message(stanza)
         elif self.phase is not Phase.RECOVERING and not _spoofed(stanza):
+            if stanza.name == "presence":
+                self._note_own_resource(stanza)
             self._deliver_bytes(stanza.to_bytes())
+
+    def _note_own_resource(self, stanza: Stanza) -> None:
+        """The own other resources, for linking; bounded like a roster entry is."""
+        try:
+            sender = Jid.parse(stanza.from_ or "x")
+        except PeerFault:
+            return
+        if self.jid is None or sender.bare != self.jid.bare or sender == self.jid:
+            return
+        if stanza.type == "unavailable":
+            self._others.discard(str(sender))
+        elif stanza.type is None and len(self._others) < 64:
+            self._others.add(str(sender))
 
     def _while_binding(self, stanza: Stanza) -> None:
         if stanza.name != "iq" or (stanza.id or "") != (self._bind_id or ""):
@@ -890,13 +906,14 @@ class Session:
         if query is not None:
             self.send_own(guard.own_query(query), kept=False)
 
-    def join(self, with_record: Callable[[Outcome], Cleared | None]) -> None:
+    def join(
+        self, with_record: Callable[[Outcome, list[str]], list[Cleared]]
+    ) -> None:
         """Read the own record and send the link request that comes of it."""
         assert self.account is not None
 
         def got(outcome: Outcome) -> None:
-            request = with_record(outcome)
-            if request is not None:
+            for request in with_record(outcome, sorted(self._others)):
                 self.send_own(request, kept=False)
 
         directory.look_up(self, self.account.jid, None, got)

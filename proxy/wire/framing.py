@@ -17,17 +17,19 @@ from .restricted import (
     BEFORE_LOGIN,
     CLIENT_NS,
     PAYLOAD,
+    SEPARATOR,
     STREAMS_NS,
     WHITE,
     XML_NS,
     Expat,
     Limits,
+    count_declarations,
     restricted,
     tag_end,
 )
 from .skim import Skimmed, Skimmer
 from .stanza import Scope, Stanza
-from .tree import clark, clark_attributes, longest_name, split_name
+from .tree import clark, clark_attributes, longest_name
 
 __all__ = (
     "AFTER_LOGIN",
@@ -45,9 +47,11 @@ __all__ = (
 
 # What a stream header declares without making raw stanzas depend on it.
 _USUAL_SCOPE: Final = {"": CLIENT_NS, "stream": STREAMS_NS, "xml": XML_NS}
-_RENEW_AFTER_NAMES: Final = 2048
+# Names, and declarations: expat keeps each prefix too.
+_RENEW_AFTER_NAMES: Final = 8192
 _BOM: Final = b"\xef\xbb\xbf"
 _LESS_THAN: Final = ord("<")
+_STREAM_TAG: Final = f"{STREAMS_NS}{SEPARATOR}stream"
 _POLICY: Final = "policy-violation"
 
 
@@ -154,13 +158,14 @@ class Framer:
         self._tag = ""
         self._attributes: dict[str, str] = {}
         self._children: list[str] = []
-        self._declarations = 0
+        self._declarations = 0  # since the parser was new
         self._scope: dict[str, str] = {}
         self._header = b""
         self._foreign: Scope | None = None
         self._skimmer: Skimmer | None = None
         self._reason = ""
         self._start_parser()
+        self._parser.StartNamespaceDeclHandler = self._header_declares
 
     def feed(self, data: bytes) -> list[Event]:
         """Take the next bytes and return what they complete.
@@ -270,12 +275,14 @@ class Framer:
         :raises PeerFault: text other than white space stands before it.
         """
         buf, at = self._buf, self._next
-        if at == len(buf) or buf[at] == _LESS_THAN:
+        if at == len(buf):
             return at
-        behind = buf[at:].lstrip(WHITE)
-        if behind and behind[0] != _LESS_THAN:
+        if buf[at] != _LESS_THAN:
+            at = len(buf) - len(buf[at:].lstrip(WHITE))
+        # A CDATA section is text too, even before it is complete.
+        if buf[at : at + 1] not in (b"", b"<") or buf[at : at + 3] == b"<![":
             raise _text_between()
-        return len(buf) - len(behind)
+        return at
 
     def _turn(self, turn: _Turn) -> bytes:
         if isinstance(turn, _Over):
@@ -333,7 +340,6 @@ class Framer:
     def _start_parser(self) -> None:
         self._expat = expat = Expat(self._start, self._end)
         self._parser = expat.parser
-        self._parser.StartNamespaceDeclHandler = self._declared
         self._names = expat.names
         self._known = self._names_before = 0
 
@@ -342,32 +348,22 @@ class Framer:
         self._expat.close()
         self._start_parser()
         self._parser.StartElementHandler = None
-        self._parser.StartNamespaceDeclHandler = None
         self._expat.feed(self._header)
         self._parser.StartElementHandler = self._start
-        self._parser.StartNamespaceDeclHandler = self._declared
         self._base = len(self._header)
         self._next = self._start_at = 0
         self._depth = 1
-        self._close_measures()
+        self._declarations = 0
 
-    def _declared(self, prefix: str | None, uri: str | None) -> None:
-        limits = self.limits
-        self._declarations += 1
-        if self._declarations > limits.declarations:
-            self._over(f"declares more than {limits.declarations} namespaces")
-        # Before any name is built from it: each would hold a copy.
-        if uri and len(uri) * 4 > limits.name < len(uri.encode()):
-            self._over(f"has a name of more than {limits.name} bytes")
-        if not self._depth:
-            self._scope[prefix or ""] = uri or ""
+    def _header_declares(self, prefix: str | None, uri: str | None) -> None:
+        if len(self._scope) == self.limits.declarations:
+            self._over(_too_many_declarations(self.limits))
+        self._scope[prefix or ""] = uri or ""
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
         self._depth = depth = self._depth + 1
         if depth == 3:
             self._children.append(tag)
-            if len(self._children) > self.limits.children:
-                self._over(f"has more than {self.limits.children} children")
         elif depth == 2:
             self._open_stanza(tag, attributes)
         limits = self.limits
@@ -400,13 +396,12 @@ class Framer:
             self._over(f"uses more than {limits.new_names} new names")
 
     def _open_stream(self, tag: str, attributes: dict[str, str]) -> None:
-        namespace, name = split_name(clark(tag))
-        if namespace != STREAMS_NS or self._scope.get("") != CLIENT_NS:
+        if not tag.startswith(STREAMS_NS) or self._scope.get("") != CLIENT_NS:
             raise PeerFault(
                 "the stream header has other namespaces than a client's stream",
                 condition="invalid-namespace",
             )
-        if name != "stream":
+        if tag != _STREAM_TAG:
             raise PeerFault("the stream begins with another element than a stream")
         start = self._parser.CurrentByteIndex - self._base
         self._next = tag_end(self._buf, start)
@@ -418,7 +413,7 @@ class Framer:
         )
         if foreign:
             self._foreign = Scope(header, header[1:].split(None, 1)[0])
-        self._close_measures()
+        self._parser.StartNamespaceDeclHandler = None
         self._events.append(Opened(clark_attributes(attributes), CLIENT_NS, foreign))
 
     def _close_stream(self) -> None:
@@ -433,9 +428,13 @@ class Framer:
         start = self._parser.CurrentByteIndex - self._base
         if start != self._next and self._buf[self._next : start].strip(WHITE):
             raise _text_between()
+        if tag == _STREAM_TAG:
+            raise PeerFault("a second stream header")
         self._start_at = start
         self._tag = tag
         self._attributes = attributes
+        self._children = []
+        self._names_before = self._known
 
     def _close_stanza(self) -> None:
         buf, start = self._buf, self._start_at
@@ -444,23 +443,36 @@ class Framer:
         # end; "/>" before a "</" may also be text.
         if self._children or not _is_empty_tag(buf, start, end):
             end = buf.index(b">", end) + 1
+        data = bytes(buf[start:end])
+        self._measure_whole(data)
         stanza = Stanza(
             clark(self._tag),
             clark_attributes(self._attributes),
             tuple([clark(child) for child in self._children]),
-            data=bytes(buf[start:end]),
+            data=data,
             foreign=self._foreign,
         )
         self._next = end
         self._events.append(Received(stanza))
-        self._close_measures()
-        if len(self._names) > _RENEW_AFTER_NAMES:
+        if len(self._names) + self._declarations > _RENEW_AFTER_NAMES:
             raise _Renew
 
-    def _close_measures(self) -> None:
-        self._children = []
-        self._declarations = 0
-        self._names_before = self._known
+    def _measure_whole(self, data: bytes) -> None:
+        limits = self.limits
+        if len(self._children) > limits.children:
+            self._over(f"has more than {limits.children} children")
+        # At least as many as there are; the handler would cost more than all
+        # else does for an ordinary stanza.
+        declarations = data.count(b"xmlns")
+        if declarations > limits.declarations:
+            declarations = count_declarations(self._header, data)
+            if declarations > limits.declarations:
+                self._over(_too_many_declarations(limits))
+        self._declarations += declarations
+
+
+def _too_many_declarations(limits: Limits) -> str:
+    return f"declares more than {limits.declarations} namespaces"
 
 
 def _text_between() -> PeerFault:

@@ -149,6 +149,10 @@ class Tillie:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def local_ca(self) -> str:
+        """Return the CA (PEM) of its local leg; it is made at the first STARTTLS."""
+        return next(self.state.rglob("ca.pem")).read_text()
+
     def _environment(self) -> dict[str, str]:
         return {
             "PATH": os.environ["PATH"],
@@ -176,7 +180,9 @@ class Tillie:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(10)
-            raise
+            raise AssertionError(
+                f"tillie runs on {seconds:g} s after {how.name}\n{self.errors[-3000:]}"
+            ) from None
 
 
 def _text(file: Path) -> str:

@@ -277,6 +277,8 @@ JUNK = {
     "LOC-03-http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "LOC-03-nul": b"\0" * 10,
     "LOC-03-socks": b"\x05\x01\x00",
+    "LOC-03-angles": b"<<<<GET / HTTP/1.1\r\n\r\n",
+    "LOC-03-utf16": "<?xml?>".encode("utf-16-be"),
     "LOC-03-ssh": b"SSH-2.0-x\r\n",
 }
 

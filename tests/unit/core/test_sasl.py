@@ -186,6 +186,13 @@ def test_published_hash_of_the_lists() -> None:
     assert sasl.advertised("sha1", offer) == "G6k/rBLDqgOhRRaCuuatSDFkJ08="
 
 
+def test_lists_are_hashed_in_octet_order() -> None:
+    offer = Offer(("b", "A", "a", "\U0001f600", "\uffee"), ("y", "X"))
+    text = "A\x1ea\x1eb\x1e\uffee\x1e\U0001f600\x1fX\x1ey"
+    expected = b64(hashlib.sha1(text.encode()).digest())
+    assert sasl.advertised("sha1", offer) == expected
+
+
 # -- against scramp's server ------------------------------------------------
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from typing import Any, Literal
-from xml.etree.ElementTree import Element
 
 import pytest
 import scramp
-from proxy.wire.jid import Jid
 from scramp import core as scramp_core
 
 from proxy.core.serverleg import ResumePoint, ServerLeg
@@ -32,6 +30,7 @@ from proxy.core.vocabulary import (
 )
 from proxy.errors import EnvFault, Fault, LocalFault, PeerFault, TrustFault
 from proxy.suites.fields import b64, unb64
+from proxy.wire.jid import Jid
 from proxy.wire.stanza import Cleared
 
 ACCOUNT = Jid.parse("juliet@a.test")
@@ -677,6 +676,11 @@ def test_big_nonza_is_left_out() -> None:
     assert one.received == 0
 
 
+def test_big_stanza_before_the_login_is_done_ends_it() -> None:
+    big = b"<message><body>" + b"x" * 300_000 + b"</body></message>"
+    assert isinstance(ended(past_sasl().data(big)), PeerFault)
+
+
 def test_stanza_beyond_all_limits_ends_the_stream() -> None:
     one = managed()
     out: list[ServerOutput] = one.data(b"<message><body>")
@@ -737,8 +741,6 @@ def resumed(h: int, previd: str = "p&apos;1&amp;") -> bytes:
 
 def test_resumption_comes_first() -> None:
     one, asked = resuming()
-    found = Element("x")
-    assert found.tag
     assert b"<resume" in asked
     assert f'h="{TOP}"'.encode() in asked.replace(b"'", b'"')
     assert one.data(resumed(TOP - 1)) == [Resumed(TOP - 1)]
@@ -866,6 +868,8 @@ def test_lost_during_login_says_so() -> None:
 
 def test_calls_out_of_order_are_bugs_of_ours() -> None:
     one = leg()
+    with pytest.raises(LocalFault, match="twice"):
+        managed().enable()
     for call in (
         lambda: one.secured(FACTS),
         lambda: one.derived(b""),
@@ -878,7 +882,6 @@ def test_calls_out_of_order_are_bugs_of_ours() -> None:
 
 
 def test_no_password_in_what_may_be_logged() -> None:
-    _, nonce = one_and_nonce = at_challenge()
-    one = one_and_nonce[0]
+    one, nonce = at_challenge()
     out = one.data(sasl("challenge", f"r={nonce}x,s=QUJD,i=4096".encode()))
     assert "pencil" not in repr(out)

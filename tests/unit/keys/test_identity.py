@@ -83,14 +83,14 @@ def test_enc_15_the_library_alone_would_take_them() -> None:
 
 @pytest.mark.parametrize("public", SMALL + SPELT_ANEW, ids=lambda key: key.hex())
 def test_enc_15_small_order_and_non_canonical_keys(public: bytes) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(TrustFault, match="malformed"):
         check_ed25519(public)
     with pytest.raises(TrustFault, match="malformed"):
         RootPublic(public, ROOT.public.mldsa65)
     with pytest.raises(TrustFault, match="malformed"):
         check_device_signature(public, b"\x01" + bytes(63), b"anything")
-    assert time.perf_counter() - start < 0.05
+    assert time.process_time() - start < 0.05
 
 
 def test_enc_15_a_y_without_a_point_verifies_nothing() -> None:

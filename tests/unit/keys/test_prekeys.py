@@ -99,10 +99,10 @@ def test_what_is_sealed_to_the_public_half_opens_with_the_private() -> None:
 @pytest.mark.parametrize("u", LOW_ORDER + SPELT_ANEW, ids=hex)
 def test_enc_15_x25519_points(u: int) -> None:
     public = PRIVATE.public[:1184] + u.to_bytes(32, "little")
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(TrustFault, match="malformed"):
         Prekey(DEVICE.public, 7, public, PREKEY.signature)
-    assert time.perf_counter() - start < 0.05
+    assert time.process_time() - start < 0.05
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_enc_15_x25519_points(u: int) -> None:
 )
 def test_enc_15_mlkem_coefficients(mlkem: bytes) -> None:
     public = mlkem + PRIVATE.public[1152:]
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(TrustFault, match="malformed"):
         Prekey(DEVICE.public, 7, public, PREKEY.signature)
-    assert time.perf_counter() - start < 0.05
+    assert time.process_time() - start < 0.05
 
 
 @pytest.mark.parametrize("size", [0, 32, 1184, 1215, 1217, 1568])

@@ -602,14 +602,18 @@ async def test_end_of_a_plain_connection(how: str) -> None:
 
 
 @pytest_twisted.ensureDeferred
+@pytest.mark.parametrize("paused", [False, True])
 async def test_close_sends_what_waits_and_delivers_nothing_more(
-    good: Identity, anchors: Path
+    good: Identity, anchors: Path, monkeypatch: pytest.MonkeyPatch, paused: bool
 ) -> None:
+    monkeypatch.setattr(link_module, "CLOSE_SECONDS", 60)
     with serving(good.server()) as server:
         owner = Owner()
         link, peer = await direct(server, owner, anchors)
         server.on_data = lambda peer, data: peer.transport.write(b"too late")
         link.write(BIG)
+        if paused:
+            link.pause()
         link.close()
         link.write(b"never")
         link.close()

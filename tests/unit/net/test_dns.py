@@ -73,7 +73,7 @@ def test_res_11_no_more_than_the_limit(found: list[Service]) -> None:
 
 
 def test_weight_is_the_chance() -> None:
-    found = [Service(0, weight, f"w{weight}", 1, False) for weight in (0, 10, 30, 60)]
+    found = [Service(0, weight, f"w{weight}", 1, False) for weight in (10, 0, 30, 60)]
     # Every draw in 0..100 once: RFC 2782 gives weight 0 one of the 101.
     first = Counter(
         arrange(found, lambda h, n=n: min(n, h))[0].host for n in range(101)

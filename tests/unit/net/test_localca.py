@@ -267,16 +267,18 @@ def test_two_at_once_end_with_one_authority(
         LocalCertificates(directory, today),
         LocalCertificates(directory, today),
     )
+    theirs: list[bytes] = []
     # The slow one finds nothing; then the fast one makes it all.
     read = slow._read_authority
 
     def read_and_lose() -> object:
         found = read()
-        fast.context("example.org")
+        theirs.append(fast.ca_path.read_bytes())
         return found
 
     monkeypatch.setattr(slow, "_read_authority", read_and_lose)
     verify(shown(slow.context("example.net")), fast.ca_path, NOW)
+    assert [fast.ca_path.read_bytes()] == theirs
 
 
 def test_unwritable_directory(tmp_path: Path, today: Today) -> None:

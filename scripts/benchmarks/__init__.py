@@ -1,0 +1,1 @@
+"""What scripts/bench measures; scripts/bench.py is its entry."""

@@ -1,0 +1,114 @@
+"""Bytes of streams, and what a framer makes of them however they are cut."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from proxy.wire.framing import (
+    AFTER_LOGIN,
+    Broken,
+    Event,
+    Framer,
+    Limits,
+    Opened,
+    Received,
+    Skipped,
+)
+
+HEADER = (
+    b"<?xml version='1.0'?><stream:stream xmlns='jabber:client'"
+    b" xmlns:stream='http://etherx.jabber.org/streams' to='a.test' version='1.0'>"
+)
+SMALL = Limits(stanza=2000, hard=8000, depth=8, attributes=6, children=10)
+
+
+class Stanza(NamedTuple):
+    """All of a received stanza, comparable."""
+
+    name: str
+    ns: str
+    attrs: dict[str, str]
+    children: tuple[str, ...]
+    data: bytes
+
+
+def plain(event: Event) -> Any:
+    """Make *event* comparable."""
+    if isinstance(event, Received):
+        one = event.stanza
+        return Stanza(one.name, one.ns, dict(one.attrs), one.children, one.to_bytes())
+    return event
+
+
+def run(
+    pieces: Iterable[bytes], limits: Limits = AFTER_LOGIN, *, skip: bool = False
+) -> list[Any]:
+    """Feed the pieces until the stream breaks."""
+    framer = Framer(limits, skip_over_limits=skip)
+    events: list[Any] = []
+    for piece in pieces:
+        events += map(plain, framer.feed(piece))
+        if events and isinstance(events[-1], Broken):
+            break
+    return events
+
+
+def _whole(data: bytes) -> list[bytes]:
+    return [data]
+
+
+def _bytewise(data: bytes) -> list[bytes]:
+    return [data[i : i + 1] for i in range(len(data))]
+
+
+def _inside(data: bytes) -> list[bytes]:
+    """Cut behind each '<' and '/', before each '>', inside each character."""
+    at = [found.end() for found in re.finditer(rb"[<&/!?\[]|.(?=[>;\x80-\xbf])", data)]
+    return [data[a:b] for a, b in zip([0, *at], [*at, len(data)], strict=True)]
+
+
+def _halves(data: bytes) -> list[bytes]:
+    return [data[: len(data) // 2], data[len(data) // 2 :]]
+
+
+CHUNKINGS: dict[str, Callable[[bytes], list[bytes]]] = {
+    "whole": _whole,
+    "bytewise": _bytewise,
+    "inside": _inside,
+    "halves": _halves,
+}
+
+
+def read(data: bytes, limits: Limits = AFTER_LOGIN, *, skip: bool = False) -> list[Any]:
+    """Read *data* in the four chunkings, which must agree; return the events."""
+    results = {
+        name: run(cut(data), limits, skip=skip) for name, cut in CHUNKINGS.items()
+    }
+    expected = results["whole"]
+    for name, result in results.items():
+        assert result == expected, name
+    return expected
+
+
+def after_header(
+    data: bytes, limits: Limits = AFTER_LOGIN, *, skip: bool = False
+) -> list[Any]:
+    """Read *data* behind a good header; return the events behind `Opened`."""
+    opened, *events = read(HEADER + data, limits, skip=skip)
+    assert isinstance(opened, Opened)
+    return events
+
+
+def received(events: Iterable[Any]) -> list[bytes]:
+    return [event.data for event in events if isinstance(event, Stanza)]
+
+
+def condition(events: list[Any]) -> str:
+    """The condition with which the stream broke, or ''."""
+    return events[-1].condition if events and isinstance(events[-1], Broken) else ""
+
+
+def skipped(events: Iterable[Any]) -> list[Skipped]:
+    return [event for event in events if isinstance(event, Skipped)]

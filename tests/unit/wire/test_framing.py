@@ -1,0 +1,725 @@
+"""The byte-level cases of docs/threats.md, each in four chunkings."""
+
+from __future__ import annotations
+
+import time
+from xml.parsers import expat
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.errors import LocalFault
+from proxy.wire.framing import (
+    AFTER_LOGIN,
+    BEFORE_LOGIN,
+    Broken,
+    Closed,
+    Framer,
+    Limits,
+    Opened,
+    Received,
+    Skipped,
+)
+from proxy.wire.tree import parse, serialise
+
+from ...support.strategies import cuts, stanzas
+from .streams import (
+    HEADER,
+    SMALL,
+    Stanza,
+    after_header,
+    condition,
+    read,
+    received,
+    run,
+    skipped,
+)
+
+GOOD = b"<message to='b@b.test' id='1'><body>hi</body></message>"
+LOL = b"".join(
+    b"<!ENTITY l%d '%s'>" % (n, b"&l%d;" % (n - 1) * 10) for n in range(1, 10)
+)
+
+RESTRICTED = "restricted-xml"
+MALFORMED = "not-well-formed"
+PREFIX = "bad-namespace-prefix"
+ENCODING = "unsupported-encoding"
+POLICY = "policy-violation"
+FORMAT = "bad-format"
+
+# Bytes at the very start of a connection.
+FIRST = {
+    "XML-01-utf7": (
+        b"<?xml version='1.0' encoding='UTF-7'?>"
+        + HEADER[21:]
+        + b"<message><body>+ADw-/body+AD4APA-iq/+AD4-",
+        ENCODING,
+    ),
+    "XML-01-shift-jis": (
+        b"<?xml version='1.0' encoding='SHIFT_JIS'?>" + HEADER[21:],
+        ENCODING,
+    ),
+    "XML-01-latin1": (
+        b"<?xml version='1.0' encoding='iso-8859-1'?>" + HEADER[21:],
+        ENCODING,
+    ),
+    "XML-05-declared": (
+        b"<?xml version='1.0'?><!DOCTYPE s [<!ENTITY x 'LOL'>]>"
+        + HEADER[21:]
+        + b"<message><body>&x;</body></message>",
+        RESTRICTED,
+    ),
+    "XML-05-undeclared": (b"<!DOCTYPE s [<!ENTITY x 'LOL'>]>", RESTRICTED),
+    "XML-05-before-its-end": (b"<?xml version='1.0'?> <!D", RESTRICTED),
+    "XML-06": (
+        b"<?xml version='1.0'?><!DOCTYPE s [<!ENTITY x '<iq type=\"set\"/>'>]>"
+        + HEADER[21:]
+        + b"<message>&x;</message>",
+        RESTRICTED,
+    ),
+    "XML-07": (
+        b"<?xml version='1.0'?><!DOCTYPE s [<!ENTITY l0 'lol'>"
+        + LOL
+        + b"]>"
+        + HEADER[21:]
+        + b"<message><body>&l9;</body></message>",
+        RESTRICTED,
+    ),
+    "XML-08": (
+        b"<?xml version='1.0'?><!DOCTYPE s [<!ENTITY l0 'lol'>"
+        + LOL
+        + b"]>"
+        + HEADER[21:]
+        + b"<message to='&l9;'/>",
+        RESTRICTED,
+    ),
+    "XML-09": (
+        b"<?xml version='1.0'?><!DOCTYPE s [<!ENTITY x '"
+        + b"y" * 5000
+        + b"'>]>"
+        + HEADER[21:]
+        + b"<message>"
+        + b"&x;" * 1000
+        + b"</message>",
+        RESTRICTED,
+    ),
+    "XML-10-file": (
+        b"<!DOCTYPE s [<!ENTITY x SYSTEM 'file:///etc/passwd'>]>" + HEADER[21:],
+        RESTRICTED,
+    ),
+    "XML-10-http": (
+        b"<?xml version='1.0'?><!DOCTYPE s SYSTEM 'http://127.0.0.1:1/'>",
+        RESTRICTED,
+    ),
+    "XML-11": (
+        b"<?xml version='1.0'?>"
+        b"<!DOCTYPE s [<!ATTLIST message from CDATA 'admin@x'>]>" + HEADER[21:] + GOOD,
+        RESTRICTED,
+    ),
+    "XML-12": (b"<!DOCTYPE" + b"x" * 20_000, RESTRICTED),
+    "XML-18-twice": (b"\xef\xbb\xbf\xef\xbb\xbf" + HEADER, FORMAT),
+    "XML-19-le": (HEADER.decode().encode("utf-16"), ENCODING),
+    "XML-19-be": (b"\xfe\xff" + HEADER.decode().encode("utf-16-be"), ENCODING),
+    "XML-19-le-bare": (HEADER.decode().encode("utf-16-le"), ENCODING),
+    "XML-19-be-bare": (HEADER.decode().encode("utf-16-be"), ENCODING),
+    "XML-19-utf32": (HEADER.decode().encode("utf-32-be"), ENCODING),
+    "XML-20-1.1": (b"<?xml version='1.1'?>" + HEADER[21:], MALFORMED),
+    "XML-20-9.9": (b"<?xml version='9.9'?>" + HEADER[21:], MALFORMED),
+    "XML-21-stylesheet": (b"<?xml-stylesheet href='x'?>" + HEADER, RESTRICTED),
+    "XML-21-php": (b"<?php?>" + HEADER, RESTRICTED),
+    "XML-21-twice": (b"<?xml version='1.0'?>" + HEADER, RESTRICTED),
+    "XML-22-first": (b"<!-- --" + HEADER, RESTRICTED),
+    "declaration-behind-space": (b" " + HEADER, MALFORMED),
+    "LOC-02-post": (b"POST / HTTP/1.1\r\n\r\n" + HEADER, FORMAT),
+    "LOC-03-get": (b"GET /<stream:stream HTTP/1.1\r\n", FORMAT),
+    "LOC-03-http2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", FORMAT),
+    "LOC-03-tls": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", FORMAT),
+    "html": (b"<html><body/></html>", "invalid-namespace"),
+    "tag-of-no-name": (b"<1>", FORMAT),
+    "other-content": (
+        HEADER.replace(b"jabber:client", b"jabber:server"),
+        "invalid-namespace",
+    ),
+    "no-content": (
+        b"<stream:stream xmlns:stream='http://etherx.jabber.org/streams'>",
+        "invalid-namespace",
+    ),
+    "other-root": (HEADER.replace(b"<stream:stream", b"<stream:features"), FORMAT),
+    "header-that-ends": (HEADER[:-1] + b"/>", FORMAT),
+    "long-header": (HEADER[:-1] + b" a='" + b"x" * 10_000 + b"'>", POLICY),
+    "header-of-attributes": (
+        HEADER[:-1] + b"".join(b" a%d=''" % n for n in range(65)) + b">",
+        POLICY,
+    ),
+    "header-of-declarations": (
+        HEADER[:-1] + b"".join(b" xmlns:a%d='u'" % n for n in range(63)) + b">",
+        POLICY,
+    ),
+    "header-with-a-long-name": (HEADER[:-1] + b" " + b"a" * 513 + b"=''>", POLICY),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), FIRST.values(), ids=FIRST)
+def test_start_of_stream_is_refused(data: bytes, expected: str) -> None:
+    events = read(data, BEFORE_LOGIN)
+    assert condition(events) == expected
+    assert received(events) == []
+
+
+# Bytes behind a good header: nothing of them is a stanza.
+BEHIND = {
+    "XML-02": (b"<message><body>a&foo;b</body></message>" + HEADER[21:], MALFORMED),
+    "XML-03": (b"<message to='a&foo;b'/><message/>", MALFORMED),
+    "XML-05": (b"<!DOCTYPE s [<!ENTITY x 'LOL'>]><message/>", RESTRICTED),
+    "XML-05-in-stanza": (b"<message><!DOCTYPE", RESTRICTED),
+    "XML-13-text": (b"<message><body>\xc0\xbc</body></message>", MALFORMED),
+    "XML-13-attribute": (b"<message to='\xe0\x80\xbc'/>", MALFORMED),
+    "XML-13-name": (b"<mess\xf0\x80\x80\xbcage/>", MALFORMED),
+    "XML-14": (b"<message><b>\xeb</b>\xeb</message>", MALFORMED),
+    "XML-15-surrogates": (b"<m>\xed\xa0\xbd\xed\xb2\xa9</m>", MALFORMED),
+    "XML-15-beyond": (b"<m>\xf4\x90\x80\x80</m>", MALFORMED),
+    "XML-15-five": (b"<m>\xf8\x88\x80\x80\x80</m>", MALFORMED),
+    "XML-15-lone": (b"<m>\x80</m>", MALFORMED),
+    "XML-17-fffe": (b"<m>\xef\xbf\xbe</m>", MALFORMED),
+    "XML-17-ffff": (b"<m a='\xef\xbf\xbf'/>", MALFORMED),
+    "XML-21-declaration": (b"<?xml version='1.0'?><message/>", RESTRICTED),
+    "XML-21-declaration-in-stanza": (b"<m><?xml version='1.0'?></m>", RESTRICTED),
+    "XML-21-stylesheet": (b"<?xml-stylesheet?>", RESTRICTED),
+    "XML-21-php": (b"<m>]<?php", RESTRICTED),
+    "XML-22-comment": (b"<message><!-- --><body>a<!--x-->b</body>", RESTRICTED),
+    "XML-22-between": (b"<!-- -->", RESTRICTED),
+    "XML-22-malformed": (b"<m><!-- -- -- ></m>", RESTRICTED),
+    "XML-22-in-tag": (b"<m <!-- -->/>", MALFORMED),
+    "XML-24": (b"<m>a]]>b</m>", MALFORMED),
+    "XML-25": (b"<foo:bar/>", PREFIX),
+    "XML-25-attribute": (b"<message foo:bar=''/>", PREFIX),
+    "XML-26": (b"<a:b:c xmlns:a='q'/>", MALFORMED),
+    "XML-27": (b"<message xmlns:a='u' xmlns:b='u' a:x='1' b:x='2'/>", MALFORMED),
+    "XML-28-xml": (b"<m xmlns:xml='evil'/>", PREFIX),
+    "XML-28-xmlns": (b"<m xmlns:xmlns='q'/>", PREFIX),
+    "XML-28-empty": (b"<m xmlns:p=''/>", PREFIX),
+    "XML-33-2070": ("<a\u2070/>".encode(), MALFORMED),
+    "XML-33-10000": ("<\U00010000/>".encode(), MALFORMED),
+    "XML-34-header": (HEADER[21:] + GOOD, FORMAT),
+    "XML-35-early-end": (b"<message><body></stream:stream>", MALFORMED),
+    "XML-37-33": (b"<a>" * 33, POLICY),
+    "XML-37-255": (b"<a>" * 255, POLICY),
+    "XML-37-20000": (b"<a>" * 20_000, POLICY),
+    "XML-38-text": (b"<m>" + b"x" * 10_000, POLICY),
+    "XML-38-attribute": (b"<m a='" + b"x" * 10_000, POLICY),
+    "XML-38-name": (b"<" + b"x" * 60_000, POLICY),
+    "XML-38-short-name": (b"<" + b"x" * 513 + b"/>", POLICY),
+    "XML-38-reference": (b"<m>&#" + b"0" * 12_000, POLICY),
+    "XML-38-end-tag": (b"<m></m" + b" " * 12_000, POLICY),
+    "XML-38-end-of-stream": (b"</stream:stream" + b" " * 12_000, POLICY),
+    "XML-39-attributes": (
+        b"<m" + b"".join(b" a%d=''" % n for n in range(65)) + b"/>",
+        POLICY,
+    ),
+    "XML-39-declarations": (
+        b"<m" + b"".join(b" xmlns:a%d='u'" % n for n in range(65)) + b"/>",
+        POLICY,
+    ),
+    "XML-39-children": (b"<m>" + b"<b/>" * 1025 + b"</m>", POLICY),
+    "long-namespace": (b"<m xmlns='" + b"u" * 512 + b"'/>", POLICY),
+    "text": (b"hello", FORMAT),
+    "text-and-bad-tag": (b"hello<foo:bar/>", FORMAT),
+    "text-and-entity": (b" \n&foo;", FORMAT),
+    "cdata-between": (b"<![CDATA[ ]]>", FORMAT),
+    "reference-between": (b"&#32;", FORMAT),
+    "text-before-end": (b"hello</stream:stream>", FORMAT),
+}
+for _n, _bad in enumerate((b"\0", b"\x01", b"\x08", b"\x0b", b"\x1f")):
+    BEHIND[f"XML-16-raw-{_n}"] = (b"<m>" + _bad + b"</m>", MALFORMED)
+for _bad in (b"0", b"1", b"xD800", b"xFFFE", b"x110000", b"4294967356"):
+    BEHIND[f"XML-16-{_bad.decode()}"] = (b"<m>&#" + _bad + b";</m>", MALFORMED)
+
+
+@pytest.mark.parametrize(("data", "expected"), BEHIND.values(), ids=BEHIND)
+def test_behind_the_header_is_refused(data: bytes, expected: str) -> None:
+    events = after_header(data, BEFORE_LOGIN)
+    assert condition(events) == expected
+    assert len(events) == 1
+
+
+@pytest.mark.parametrize(("data", "expected"), BEHIND.values(), ids=BEHIND)
+def test_what_stands_before_is_received(data: bytes, expected: str) -> None:
+    events = after_header(GOOD + b"\n" + data, BEFORE_LOGIN)
+    assert received(events) == [GOOD]
+    assert condition(events) == expected
+    assert len(events) == 2
+
+
+def test_xml_16_forbidden_bytes_between_stanzas() -> None:
+    assert condition(after_header(b" \x0b")) == FORMAT
+
+
+def test_xml_35_unbalanced_end() -> None:
+    events = after_header(b"<message></message></message>")
+    assert received(events) == [b"<message></message>"]
+    assert condition(events) == MALFORMED
+
+
+def test_xml_35_end_of_an_empty_stanza() -> None:
+    events = after_header(b"<message/></message>")
+    assert received(events) == [b"<message/>"]
+    assert condition(events) == MALFORMED
+
+
+def test_nothing_is_taken_after_the_end() -> None:
+    framer = Framer(AFTER_LOGIN)
+    assert isinstance(framer.feed(HEADER + b"<!--")[-1], Broken)
+    assert not framer.clean
+    with pytest.raises(LocalFault):
+        framer.feed(GOOD)
+
+
+@pytest.mark.parametrize(
+    "first", [b"P", b"\x16", b"\xff", b"\0", b"{", b"\xef\xbb\xbfX", b"<1", b"<\0"]
+)
+def test_loc_03_other_protocols_end_at_their_first_byte(first: bytes) -> None:
+    framer = Framer(BEFORE_LOGIN)
+    for at in range(len(first) - 1):
+        assert framer.feed(first[at : at + 1]) == []
+    assert isinstance(framer.feed(first[-1:])[0], Broken)
+
+
+# What is let through, and how.
+PASSED = {
+    "XML-18-inside": "<m>\ufeff</m>".encode(),
+    "XML-23": b"<m><body><![CDATA[<b/>]]></body></m>",
+    "XML-23-split": b"<m><![CDATA[]]]]><![CDATA[>]]></m>",
+    "XML-22-in-cdata": b"<m><![CDATA[<!-- <?php ?> <!DOCTYPE ]]><a/></m>",
+    "XML-22-many-cdata": b"<m><![CDATA[]]>]<![CDATA[<!]]]]><![CDATA[<?]]></m>",
+    "XML-43": b"<m to='a&#10;b\tc' a='\r\n'>&#13;&#10;\r\n</m>",
+    "XML-45": b"<m xml:lang='" + b"x" * 900 + b"'/>",
+    "XML-46": (
+        b"<m xml:base='file:///etc/' xml:id='a'><i xml:id='a'/>"
+        b"<x:include xmlns:x='http://www.w3.org/2001/XInclude' href='passwd'/></m>"
+    ),
+    "reference-to-slash": b"<m>/></m>",
+    "empty-with-gt": b"<m a='/>' b=\"'>\"/>",
+    "not-empty-with-gt": b"<m a='/'>/></m>",
+    "long-end-tag": b"<m></m" + b" " * 3000 + b">",
+    "long-attribute": b"<m a='" + b">" * 3000 + b"' b=\"" + b"'<>"[:1] * 2000 + b'"/>',
+    "long-reference": b"<m>&#" + b"0" * 3000 + b"65;</m>",
+    "astral": "<m>\U0001f600é</m>".encode(),
+}
+
+
+@pytest.mark.parametrize("data", PASSED.values(), ids=PASSED)
+def test_passes_byte_for_byte(data: bytes) -> None:
+    events = after_header(b" " + data + b"\r\n" + GOOD, BEFORE_LOGIN)
+    assert received(events) == [data, GOOD]
+    assert len(events) == 2
+
+
+def test_xml_18_mark_at_the_start() -> None:
+    assert received(read(b"\xef\xbb\xbf" + HEADER + GOOD)) == [GOOD]
+
+
+def test_xml_20_declaration_of_utf8() -> None:
+    header = HEADER.replace(b"'?>", b"' encoding='utf-8' standalone='yes'?>")
+    assert received(read(header + GOOD)) == [GOOD]
+
+
+def test_stream_without_declaration() -> None:
+    assert received(read(b" \n" + HEADER[21:] + GOOD)) == [GOOD]
+
+
+def test_opened_says_what_the_header_says() -> None:
+    header = HEADER[:-1] + b" xml:lang='de'>"
+    (opened,) = read(header)
+    assert opened == Opened(
+        {
+            "to": "a.test",
+            "version": "1.0",
+            "{http://www.w3.org/XML/1998/namespace}lang": "de",
+        },
+        "jabber:client",
+        False,
+    )
+
+
+def test_stanza_says_what_its_tags_say() -> None:
+    (stanza,) = after_header(
+        b"<iq type='get' id='1' xmlns:p='u}v' p:q='r'>"
+        b"<p:a><b/></p:a><query xmlns='x y'/><c/></iq>"
+    )
+    assert stanza[:4] == (
+        "iq",
+        "jabber:client",
+        {"type": "get", "id": "1", "{u}v}q": "r"},
+        ("{u}v}a", "{x y}query", "{jabber:client}c"),
+    )
+
+
+def test_xml_29_prefix_is_no_name() -> None:
+    data = (
+        b"<message xmlns:stream='jabber:client'><stream:body>q</stream:body></message>"
+    )
+    (stanza,) = after_header(data)
+    assert stanza.children == ("{jabber:client}body",)
+
+
+@pytest.mark.parametrize(
+    ("data", "ns", "name"),
+    [
+        (b"<message xmlns=''/>", "", "message"),
+        (b"<message xmlns='jabber:server'/>", "jabber:server", "message"),
+        (b"<message xmlns='jabber:client:'/>", "jabber:client:", "message"),
+        (b"<MESSAGE/>", "jabber:client", "MESSAGE"),
+    ],
+)
+def test_xml_30_namespace_is_told(data: bytes, ns: str, name: str) -> None:
+    (event,) = Framer(AFTER_LOGIN).feed(HEADER + data)[1:]
+    assert isinstance(event, Received)
+    assert (event.stanza.ns, event.stanza.name) == (ns, name)
+    assert not event.stanza.is_stanza
+
+
+@pytest.mark.parametrize(
+    "uri", ["u|jabber:client", "u}jabber:client", "{u}", "u jabber:client", "u&#10;v"]
+)
+def test_xml_32_separators_stay_in_the_name(uri: str) -> None:
+    (stanza,) = after_header(f"<m xmlns='{uri}'/>".encode())
+    assert (stanza.ns, stanza.name) == (uri.replace("&#10;", "\n"), "m")
+
+
+@pytest.mark.parametrize("separator", ["\x01", "\x0c", "\x1e", "\x1f"])
+def test_xml_32_control_characters(separator: str) -> None:
+    events = after_header(f"<m xmlns='u{separator}jabber:client'/>".encode())
+    assert condition(events) == MALFORMED
+
+
+def test_xml_34_end_of_stream() -> None:
+    assert after_header(GOOD + b"</stream:stream > \n") == [
+        *after_header(GOOD),
+        Closed(),
+    ]
+
+
+@pytest.mark.parametrize("behind", [GOOD, b"x", b"</stream:stream>", HEADER, b"<!--"])
+def test_xml_34_bytes_behind_the_end(behind: bytes) -> None:
+    events = after_header(b"</stream:stream>" + behind)
+    assert events[0] == Closed()
+    assert condition(events) == FORMAT
+    assert len(events) == 2
+
+
+def test_xml_37_limit_is_exact() -> None:
+    deep = b"<a>" * 32 + b"</a>" * 32
+    assert received(after_header(deep, BEFORE_LOGIN)) == [deep]
+    deep = b"<a>" * 64 + b"</a>" * 64
+    assert received(after_header(deep)) == [deep]
+    assert condition(after_header(b"<a>" * 65)) == POLICY
+
+
+def test_xml_38_limit_is_exact() -> None:
+    fits = b"<m>" + b"x" * (SMALL.stanza - 7) + b"</m>"
+    assert received(after_header(GOOD + fits + GOOD, SMALL)) == [GOOD, fits, GOOD]
+    over = fits.replace(b"xx", b"xxx", 1)
+    assert condition(after_header(GOOD + over, SMALL)) == POLICY
+
+
+def test_xml_38_fault_within_the_limit_is_named() -> None:
+    inside = b"<m a='" + b"x" * 1900 + b"<"
+    assert condition(after_header(inside + b"x" * 200, SMALL)) == MALFORMED
+    behind = b"<m a='" + b"x" * 1994 + b"<"
+    assert condition(after_header(behind + b"x" * 200, SMALL)) == POLICY
+
+
+def test_xml_38_whole_limit_comes_before_what_is_behind_it() -> None:
+    data = b"<m>" + b"x" * 2500 + b"</n>"
+    assert condition(after_header(data, SMALL)) == POLICY
+
+
+def test_xml_39_text_about_declarations_is_text() -> None:
+    data = b"<m>" + b"xmlns='u' " * 100 + b"</m>"
+    assert received(after_header(data)) == [data]
+    data = b"<m>" + b"<a xmlns='u'/>" * 64 + b"</m>"
+    assert received(after_header(data)) == [data]
+
+
+def test_xml_40_names_of_one_stanza() -> None:
+    limits = Limits(stanza=100_000, hard=100_000, depth=8, children=9999)
+    names = b"".join(b"<a%d/>" % n for n in range(4097))
+    data = HEADER + b"<m>" + names + b"</m>"
+    assert condition(run([data], limits)) == POLICY
+
+
+def test_xml_42_names_of_many_stanzas_are_no_fault() -> None:
+    data = b"".join(b"<m%d a%d='' xmlns:p%d='u'/>" % (n, n, n) for n in range(9000))
+    assert len(received(run([HEADER, data]))) == 9000
+    pieces = [data[at : at + 999] for at in range(0, len(data), 999)]
+    assert len(received(run([HEADER, *pieces]))) == 9000
+
+
+def test_foreign_header() -> None:
+    header = HEADER[:-1] + b" xmlns:p='urn:p'>"
+    framer = Framer(AFTER_LOGIN)
+    opened, event = framer.feed(header + b"<m p:a='1'><p:b>c</p:b></m>")
+    assert isinstance(opened, Opened)
+    assert opened.foreign
+    assert isinstance(event, Received)
+    assert event.stanza.children == ("{urn:p}b",)
+    assert event.stanza.raw is None
+    # It stands for itself under a header that does not know the prefix.
+    again = parse(event.stanza.to_bytes())
+    assert serialise(again) == event.stanza.to_bytes()
+    assert again.get("{urn:p}a") == "1"
+    assert again[0].tag == "{urn:p}b"
+
+
+def test_other_prefix_for_the_stream_is_foreign() -> None:
+    header = HEADER.replace(b"stream:stream", b"s:stream")
+    header = header.replace(b"xmlns:stream", b"xmlns:s")
+    opened, stanza, closed = read(header + GOOD + b"</s:stream>")
+    assert opened.foreign
+    assert received([stanza]) == [GOOD]
+    assert closed == Closed()
+
+
+def test_raw_needs_no_copy_of_the_stream_prefix() -> None:
+    framer = Framer(AFTER_LOGIN)
+    data = b"<stream:features><bind xmlns='urn:b'/></stream:features>"
+    _, event = framer.feed(HEADER + data)
+    assert isinstance(event, Received)
+    assert event.stanza.raw == data
+    assert event.stanza.tree().tag == "{http://etherx.jabber.org/streams}features"
+
+
+def test_clean_tells_of_waiting_bytes() -> None:
+    framer = Framer(BEFORE_LOGIN)
+    assert framer.clean
+    framer.feed(b" <")
+    assert not framer.clean
+    framer.feed(HEADER[22:])
+    assert framer.clean
+    framer.feed(GOOD + b" \n")
+    assert framer.clean
+    for waiting in (b"<", b"mess", b"age>", b"</message"):
+        framer.feed(waiting)
+        assert not framer.clean
+    framer.feed(b">")
+    assert framer.clean
+
+
+def test_limits_can_be_raised() -> None:
+    framer = Framer(BEFORE_LOGIN)
+    long = b"<m>" + b"x" * 20_000 + b"</m>"
+    framer.feed(HEADER + GOOD)
+    framer.limits = AFTER_LOGIN
+    assert received(map_plain(framer, long)) == [long]
+
+
+def map_plain(framer: Framer, data: bytes) -> list[Stanza]:
+    return [
+        Stanza(e.stanza.name, e.stanza.ns, {}, (), e.stanza.to_bytes())
+        for e in framer.feed(data)
+        if isinstance(e, Received)
+    ]
+
+
+# -- left out ---------------------------------------------------------------
+
+OVER = {
+    "XML-37": (
+        b"<message from='x@y' id='7'>" + b"<a>" * 8 + b"</a>" * 8 + b"</message>",
+        "nests",
+    ),
+    "XML-38-text": (
+        b"<message from='x@y' id='7'>" + b"x" * 2500 + b"</message>",
+        "longer",
+    ),
+    "XML-38-tags": (
+        b"<message from='x@y' id='7'><a>" + b"<b></b>" * 500 + b"</a></message>",
+        "longer",
+    ),
+    "XML-38-attribute": (
+        b"<message a='" + b"x>" * 1500 + b"' from='x@y' id='7'/>",
+        "longer",
+    ),
+    "XML-38-name": (
+        b"<message from='x@y' id='7'><" + b"x" * 513 + b"/></message>",
+        "name",
+    ),
+    "XML-38-namespace": (
+        b"<message from='x@y' id='7'><a xmlns='" + b"x" * 600 + b"'/></message>",
+        "name",
+    ),
+    "XML-39-attributes": (
+        b"<message a='' b='' c='' d='' e='' from='x@y' id='7'/>",
+        "attributes",
+    ),
+    "XML-39-children": (
+        b"<message from='x@y' id='7'>" + b"<a/>" * 11 + b"</message>",
+        "children",
+    ),
+    "XML-39-declarations": (
+        b"<message from='x@y' id='7'>"
+        + b"<a>"
+        + b"<a xmlns:b='u'/>" * 65
+        + b"</a></message>",
+        "declares",
+    ),
+    "cdata": (
+        b"<message from='x@y' id='7'>" + b"<![CDATA[<!--]]>" * 300 + b"</message>",
+        "longer",
+    ),
+    "gt": (b"<message from='x@y' id='7'>" + b"/>" * 1500 + b"</message>", "longer"),
+}
+
+
+@pytest.mark.parametrize(("data", "reason"), OVER.values(), ids=OVER)
+def test_res_15_over_limits_is_left_out(data: bytes, reason: str) -> None:
+    events = after_header(GOOD + data + b" " + data + GOOD, SMALL, skip=True)
+    assert received(events) == [GOOD, GOOD]
+    expected = ("message", "jabber:client", {"from": "x@y", "id": "7"}, len(data))
+    for one in skipped(events):
+        assert (one.name, one.ns, one.attrs, one.size) == expected
+        assert reason in one.reason
+    assert len(events) == 4
+
+
+@pytest.mark.parametrize(("data", "reason"), OVER.values(), ids=OVER)
+def test_over_limits_breaks_where_nothing_is_left_out(data: bytes, reason: str) -> None:
+    broken = after_header(GOOD + data + GOOD, SMALL)[1]
+    assert broken.condition == POLICY
+    assert reason in broken.text
+
+
+@pytest.mark.parametrize(
+    ("tag", "ns"),
+    [
+        (b"a xmlns='u'", "u"),
+        (b"p:a xmlns:p='v'", "v"),
+        (b"stream:a", "http://etherx.jabber.org/streams"),
+        (b"a xmlns=''", ""),
+    ],
+)
+def test_left_out_has_its_namespace(tag: bytes, ns: str) -> None:
+    name = tag.split()[0]
+    data = b"<" + tag + b">" + b"x" * 2500 + b"</" + name + b">"
+    (one,) = after_header(data, SMALL, skip=True)
+    assert (one.ns, one.name) == (ns, "a")
+
+
+def test_left_out_keeps_no_long_attribute() -> None:
+    data = b"<m id='" + b"x" * 3072 + b"' to='" + b"x" * 3071 + b"' foo=''/>"
+    (one,) = after_header(data, SMALL, skip=True)
+    assert one.attrs == {"to": "x" * 3071}
+
+
+FATAL = {
+    "hard": (b"<m>" + b"x" * 8000, POLICY),
+    "hard-attribute": (b"<m a='" + b"x" * 8000, POLICY),
+    "comment": (b"<m>" + b"x" * 2500 + b"<!--", RESTRICTED),
+    "doctype": (b"<m>" + b"x" * 2500 + b"<!DOCTYPE", RESTRICTED),
+    "malformed": (b"<m>" + b"x" * 2500 + b"</n>", MALFORMED),
+    "entity": (b"<m>" + b"x" * 2500 + b"&foo;", MALFORMED),
+    "unclosed": (b"<m>" + b"x" * 2500 + b"</stream:stream>", MALFORMED),
+    "deep": (b"<m>" * 200, POLICY),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), FATAL.values(), ids=FATAL)
+def test_over_limits_and_wrong(data: bytes, expected: str) -> None:
+    events = after_header(GOOD + data, SMALL, skip=True)
+    assert condition(events) == expected
+    assert len(events) == 2
+
+
+def test_res_15_ever_new_names_are_left_out() -> None:
+    names = b"".join(b"<a%d b%d=''><!c%d/></a%d>" % (n, n, n, n) for n in range(20_000))
+    names = names.replace(b"<!c", b"<c")
+    limits = Limits(stanza=100_000, hard=2_000_000, depth=64)
+    data = HEADER + b"<m>" + names + b"</m>" + GOOD
+    assert len(names) < limits.hard
+    for size in (len(data), 997):
+        pieces = [data[at : at + size] for at in range(0, len(data), size)]
+        _, one, good = run(pieces, limits, skip=True)
+        assert isinstance(one, Skipped)
+        assert one.size == len(names) + 7
+        assert good.data == GOOD
+
+
+# -- properties -------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_any_cut_gives_the_same_events(data: st.DataObject) -> None:
+    parts = data.draw(st.lists(stanzas(), max_size=4))
+    white = data.draw(st.sampled_from((b"", b" ", b"\r\n")))
+    whole = HEADER + white.join(serialise(part) for part in parts)
+    whole += data.draw(st.sampled_from((b"", b"</stream:stream>", b"x", b"<!-")))
+    pieces = data.draw(cuts(whole))
+    skip = data.draw(st.booleans())
+    limits = Limits(stanza=400, hard=800, depth=3, attributes=3, children=2)
+    assert run(pieces, limits, skip=skip) == run([whole], limits, skip=skip)
+
+
+FRAGMENTS = [
+    *(b"<a>", b"</a>", b"<a/>", b"<b c='", b"'", b'"', b">", b"/>", b"<", b"&amp;"),
+    *(b"&#x41;", b"&foo;", b"&", b";", b"<![CDATA[", b"]]>", b"]", b"<!--", b"-->"),
+    *(b"<?xml version='1.0'?>", b"<?", b"<!", b"<!DOCTYPE", b"\r", b"\n", b" "),
+    *(b"xmlns='u'", b"xmlns:p='u' ", b"<p:a ", b"\xc3\xa9", b"\xc3", b"\x80", b"\0"),
+    *(b"</stream:stream>", b"<stream:stream>", GOOD, b"x" * 50, b"\xf0\x9f\x98\x80"),
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_garbage_never_raises_and_cuts_do_not_matter(data: st.DataObject) -> None:
+    fragments = st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=6))
+    header = data.draw(st.sampled_from((HEADER, HEADER, HEADER, b"", HEADER[:-1])))
+    whole = header + b"".join(data.draw(st.lists(fragments, max_size=24)))
+    limits = Limits(stanza=180, hard=300, depth=3, attributes=2, children=3)
+    skip = data.draw(st.booleans())
+    expected = run([whole], limits, skip=skip)
+    assert run(data.draw(cuts(whole)), limits, skip=skip) == expected
+    single = [whole[at : at + 1] for at in range(len(whole))]
+    assert run(single, limits, skip=skip) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_xml_48_what_is_accepted_is_well_formed(data: st.DataObject) -> None:
+    """A receiver without our restrictions reads the same stanzas."""
+    fragments = st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=4))
+    body = b"".join(data.draw(st.lists(fragments, max_size=20)))
+    accepted = received(run([HEADER, body]))
+    parser = expat.ParserCreate("utf-8", "|")
+    parser.Parse(HEADER)
+    for one in accepted:
+        parser.Parse(one)
+    parser.Parse(b"</stream:stream>", True)
+    # And the stanzas stand in the input, in order, with white space between.
+    rest = body
+    for one in accepted:
+        rest = rest.lstrip(b" \t\r\n")
+        assert rest.startswith(one)
+        rest = rest[len(one) :]
+
+
+def test_long_tag_in_small_pieces_is_linear() -> None:
+    """Compared with half of it, so that the machine does not matter."""
+
+    def seconds(size: int) -> float:
+        data = b"<m a='" + b"x>" * (size // 2) + b"'/>"
+        pieces = [data[at : at + 64] for at in range(0, len(data), 64)]
+        best = 1e9
+        for _ in range(5):
+            framer = Framer(AFTER_LOGIN)
+            framer.feed(HEADER)
+            start = time.process_time()
+            for piece in pieces:
+                events = framer.feed(piece)
+            best = min(best, time.process_time() - start)
+            assert isinstance(events[0], Received)
+        return best
+
+    # Sixteen times the length: at a quadratic cost 256 times the time.
+    assert seconds(256_000) < 64 * seconds(16_000)
