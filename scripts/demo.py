@@ -173,8 +173,22 @@ def set_up(bed: Bed, client: str) -> Demo:
         sides.append(Side(bed.keep(person), tillie, tap))
         person.login()
         print(f"Login:  {name(sides[-1])} through its Tillie on port {tillie.port}.")
+    for side in sides:
+        own = fingerprint(side)
+        print(f"Keys:   {side.person.jid} has published its own, {own[:23]}…")
     print(flush=True)
     return Demo(bed, alice=sides[0], bob=sides[1])
+
+
+def fingerprint(side: Side) -> str:
+    """Return the fingerprint of the person's root key, once it is published."""
+
+    def published() -> str:
+        accounts = side.tillie.json("status")["accounts"]
+        own = [one for one in accounts if one["jid"] == side.person.jid]
+        return str(own[0]["fingerprint"]) if own and own[0]["published"] else ""
+
+    return until(published, f"{name(side)} to have keys", seconds=20)
 
 
 def conversation(demo: Demo) -> None:
@@ -228,7 +242,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave it running")
     parser.add_argument("--client", choices=["mcabber", "profanity"], default="mcabber")
     arguments = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
     bed = Bed()
     try:
@@ -238,8 +252,6 @@ def main() -> int:
         if arguments.keep:
             print(how_to_attach(demo), flush=True)
             signal.pause()
-    except KeyboardInterrupt:
-        return 130
     except AssertionError as error:
         for label, text in bed.report().items():
             print(f"--- end of the log of {label}\n{text}", file=sys.stderr)

@@ -214,12 +214,14 @@ class Account:
         def done(condition: str) -> None:
             self._prekey_published = not condition
             if condition:
-                self._retry_at = self.clock() + RETRY_OWN
-                self.notice(
-                    self.jid, f"the server did not take the prekey: {condition}"
-                )
+                self._not_taken("prekey", condition)
 
         directory.publish(asker, directory.PREKEY, item, done)
+
+    def _not_taken(self, what: str, condition: str) -> None:
+        self._retry_at = self.clock() + RETRY_OWN
+        if condition != directory.NO_ANSWER:
+            self.notice(self.jid, f"the server did not take the {what}: {condition}")
 
     @property
     def published(self) -> bool:
@@ -235,10 +237,13 @@ class Account:
         if self._retry_at and now >= self._retry_at:
             self._retry_at = 0
             self.settle_own(asker)
-        elif self.identity.ready and self._prekey_published:
-            if self.identity.rotate_prekey(now):
-                self.publish_prekey(asker)
-                self.ratchets.prune(now)
+        elif (
+            self.identity.ready
+            and self._prekey_published
+            and self.identity.rotate_prekey(now)
+        ):
+            self.publish_prekey(asker)
+            self.ratchets.prune(now)
 
     # -- contacts ------
 

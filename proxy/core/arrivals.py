@@ -42,14 +42,16 @@ class Arrivals:
             sender = Jid.parse(stanza.from_ or self._account.jid)
         except PeerFault:
             return
-        if sender.domain == "proxy.invalid" or _own_event(stanza):
+        if _own_event(stanza):
             return
         layer = [name for name in stanza.children if name.startswith(_LAYER)]
         if layer:
             self._layer(stanza, sender)
             return
         peer = str(sender.bare)
-        if self._inbox.blocking(self._session.stream, peer) and not _from_archive(stanza):
+        if self._inbox.blocking(self._session.stream, peer) and not _from_archive(
+            stanza
+        ):
             self._hold(stanza, peer)
             return
         self._carry_out(inbound.judge(self._account, stanza), stanza, peer, None)
@@ -133,9 +135,9 @@ class Arrivals:
                 continue
             stanza = Stanza.of(tree.parse(held.data))
             verdict = inbound.judge(self._account, stanza, retry=held.asked)
-            if not self._carry_out(verdict, stanza, held.peer, held):
-                if not held.shown:
-                    stuck.add(held.peer)
+            done = self._carry_out(verdict, stanza, held.peer, held)
+            if not done and not held.shown:
+                stuck.add(held.peer)
 
     def _own_held(self) -> list[Held]:
         """What is held for this stream, and what streams that ended left behind."""
@@ -169,7 +171,7 @@ class Arrivals:
             message = tree.parse(data)
             if message.get("to") and self._session.jid is not None:
                 message.set("to", str(self._session.jid))
-            if self._session.deliver(message, row):
+            if self._session.deliver(tree.serialise(message), row):
                 account.in_flight[row] = self._session
         for held in self._inbox.load_held():
             held.asked = False

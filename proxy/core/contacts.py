@@ -24,7 +24,9 @@ from .guard import Permit
 FRESH = 24 * 3600 * 1000
 """A look-up is good for a day (I15)."""
 RETRY = 60 * 1000
-"""Absence and failure are remembered for a minute (RES-06)."""
+"""A proven absence is remembered for a minute (RES-06)."""
+RETRY_FAILED = 10 * 1000
+"""A failure is, for less: it may have been the contact's very first login."""
 _CACHED = 500
 
 
@@ -65,10 +67,11 @@ class Contact:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A look-up that did not pin anything, and until when it is believed."""
+    """A look-up that did not pin anything, when it was, and how long it holds."""
 
     finding: Finding
     text: str
+    at: int
     until: int
 
 
@@ -141,7 +144,8 @@ class Contacts:
         return failure if failure and failure.until > now else None
 
     def failed(self, jid: str, finding: Finding, text: str, now: int) -> None:
-        self._failures[jid] = Failure(finding, text, now + RETRY)
+        lasts = RETRY if finding is Finding.ABSENT else RETRY_FAILED
+        self._failures[jid] = Failure(finding, text, now, now + lasts)
         self._failures.move_to_end(jid)
         while len(self._failures) > _CACHED:
             self._failures.popitem(last=False)

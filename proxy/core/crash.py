@@ -1,4 +1,4 @@
-"""Named places in the code path where a test kills the process (threats.md, REL-01..03).
+"""Named places in the code path where a test kills the process (REL-01..03).
 
 ``hit`` does nothing but look into an empty table, unless the program was started
 with ``TILLIE_CRASH=NAME:N``: then the Nth time through NAME is the last thing it

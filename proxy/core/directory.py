@@ -23,6 +23,7 @@ PREKEY = "urn:x-tillie:prekey:0"
 PUBSUB = "http://jabber.org/protocol/pubsub"
 _OWNER = "http://jabber.org/protocol/pubsub#owner"
 _DATA = "jabber:x:data"
+NO_ANSWER = "no answer"
 _MOST_PREKEYS = 64
 _LARGEST = 48 * 1024
 
@@ -200,7 +201,7 @@ def _condition(answer: Answer) -> str:
             return ""
         case Refused(condition=condition):
             return condition
-    return "no answer"
+    return NO_ANSWER
 
 
 def _node_options(node: str) -> dict[str, str]:

@@ -18,7 +18,8 @@ from ..wire.jid import Jid
 from .account import Account, Settings
 from .keyrequests import KeyRequests
 from .linking import Linking
-from .session import Phase, Session
+from .phase import Phase
+from .session import Session
 
 Reply: TypeAlias = Callable[[object], None]
 """Called once with the result, or with the Fault that came instead."""

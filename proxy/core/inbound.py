@@ -300,9 +300,9 @@ def _unknown(
 ) -> Verdict:
     if seal.tag == SEALS[1]:
         return Drop("typing under a key that is not here")
-    if place.sender != account.jid and not retry:
-        if account.contacts.get(place.sender) is None:
-            return NeedContact(place.sender)
+    stranger = place.sender != account.jid and not account.contacts.get(place.sender)
+    if stranger and not retry:
+        return NeedContact(place.sender)
     return NeedKey(place.sender, unknown.header)
 
 
@@ -412,9 +412,8 @@ def _take_grants(
             return None if retry else NeedContact(granter)
         manifest = contact.manifest
     device = manifest.device(public)
-    if device is None or _newer(grants, manifest.seq):
-        if not retry:
-            return NeedContact(granter)
+    if not retry and (device is None or _newer(grants, manifest.seq)):
+        return NeedContact(granter)
     if device is None or device.removed:
         return None
     for grant in mine:

@@ -51,6 +51,7 @@ class Ledger:
         self.acked = 0
         self._previd: str | None = None
         self._received = 0
+        self._managed = True
 
     @property
     def waiting(self) -> int:
@@ -72,9 +73,15 @@ class Ledger:
         if kept:
             row = f"{self.stream}/{now:015d}/{self._sent:010d}"
             self._store.put("ledger", self._account, row, data)
-        self._waiting.append(Sent(self._sent, data, row))
+        if row or self._managed:
+            self._waiting.append(Sent(self._sent, data, row))
         if self._previd is not None and kept:
             self._save()
+
+    def unmanaged(self) -> None:
+        """There is no XEP-0198: only messages are waited for, by a ping."""
+        self._managed = False
+        self._waiting = deque(one for one in self._waiting if one.row)
 
     def acknowledge(self, h: int) -> None:
         """The server has handled everything up to *h*."""
@@ -137,9 +144,7 @@ def settle(store: Store, account: str, cut: Cut, h: int | None) -> None:
     store.delete("stream", account, cut.stream)
 
 
-def left_over(
-    store: Store, account: str, live: set[str], now: int
-) -> list[tuple[str, bytes]]:
+def left_over(store: Store, account: str, live: set[str]) -> list[tuple[str, bytes]]:
     """Messages of ended streams whose arrival is not known, oldest first."""
     rows = [
         (row, data)

@@ -22,19 +22,21 @@ from ..wire.jid import Jid
 from ..wire.stanza import Cleared, Stanza
 from . import guard
 from .account import Account
-from .contacts import Contact, Finding
+from .contacts import Contact, Failure, Finding
 from .identity import Standing
 from .ratchets import MOST_GRANTS, Reader, SendLane
 
 GRANT_SIZE = 2_900
 """Bytes of one grant in a stanza, rounded up."""
+PATIENCE = 6_000
+PAUSE = 1_500
 LARGEST_PLAIN = 40_000
 """Bytes of envelope that fit a stanza of ours beside a grant (RES-13)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Go:
-    """These leave, in this order; *kept* ones stand in the ledger until acknowledged."""
+    """These leave, in this order; *kept* ones stand in the ledger till acknowledged."""
 
     stanzas: tuple[Cleared, ...]
     kept: bool = True
@@ -89,8 +91,8 @@ class _Parts:
         return not self.copied and classes.transient([x.tag for x in self.sealed])
 
 
-def decide(account: Account, stanza: Stanza) -> Verdict:
-    """The verdict on one message of the client.
+def decide(account: Account, stanza: Stanza, since: int) -> Verdict:
+    """The verdict on one message of the client, which came at *since*.
 
     :raises PeerFault: its address is none.
     """
@@ -105,7 +107,7 @@ def decide(account: Account, stanza: Stanza) -> Verdict:
     peer = str(to.bare)
     if stanza.type == "groupchat":
         return _room(account, stanza, peer, parts)
-    return _person(account, stanza, peer, parts)
+    return _person(account, stanza, peer, parts, since)
 
 
 def _sort(message: Element) -> _Parts:
@@ -175,7 +177,9 @@ def _room(account: Account, stanza: Stanza, room: str, parts: _Parts) -> Verdict
     return Go((guard.permitted(stanza, account.contacts.permit(room)),))
 
 
-def _person(account: Account, stanza: Stanza, peer: str, parts: _Parts) -> Verdict:
+def _person(
+    account: Account, stanza: Stanza, peer: str, parts: _Parts, since: int
+) -> Verdict:
     standing = account.identity.standing
     if standing is Standing.NEW:
         return Drop() if parts.transient else Wait("the own keys are not published yet")
@@ -196,7 +200,7 @@ def _person(account: Account, stanza: Stanza, peer: str, parts: _Parts) -> Verdi
         return _own(account, stanza, parts)
     contact = account.contacts.get(peer)
     if contact is None or contact.manifest.retired:
-        return _keyless(account, stanza, peer, parts)
+        return _keyless(account, stanza, peer, parts, since)
     return _keyed(account, stanza, contact, parts)
 
 
@@ -213,14 +217,19 @@ def _own_devices_missing(account: Account) -> LookUp | None:
         return None
     own = account.contacts.get(account.jid)
     now = account.clock()
-    behind = own is None or own.pin.seq < account.identity.manifest.seq
-    if behind or (own is not None and account.contacts.stale(own, now)):
-        if account.contacts.finding(account.jid, now) is None:
-            return LookUp(account.jid)
+    behind = (
+        own is None
+        or own.pin.seq < account.identity.manifest.seq
+        or account.contacts.stale(own, now)
+    )
+    if behind and account.contacts.finding(account.jid, now) is None:
+        return LookUp(account.jid)
     return None
 
 
-def _keyless(account: Account, stanza: Stanza, peer: str, parts: _Parts) -> Verdict:
+def _keyless(
+    account: Account, stanza: Stanza, peer: str, parts: _Parts, since: int
+) -> Verdict:
     if parts.transient:
         return Drop()
     now = account.clock()
@@ -229,19 +238,28 @@ def _keyless(account: Account, stanza: Stanza, peer: str, parts: _Parts) -> Verd
     retired = contact is not None and not account.contacts.stale(contact, now)
     if failure is None and not retired:
         return LookUp(peer)
-    if not retired and failure is not None and failure.finding is Finding.FAILED:
-        if account.contacts.policy(peer) != "clear":
-            return Return(
-                "remote-server-timeout",
-                f"not sent: whether {peer} has a key could not be learned "
-                f"({failure.text})",
-                f"to send unencrypted all the same: tillie allow {peer}",
-            )
+    failed = failure is not None and failure.finding is Finding.FAILED and not retired
+    if failure is not None and failed and account.contacts.policy(peer) != "clear":
+        return _unlearned(peer, failure, now, since)
     try:
         permit = account.contacts.permit(peer)
     except TrustFault as fault:
         return Return(fault.condition, f"not sent: {fault.text}", fault.hint)
     return Go((guard.permitted(stanza, permit),))
+
+
+def _unlearned(peer: str, failure: Failure, now: int, since: int) -> Verdict:
+    """No usable answer: tried again for a while, for the sake of a contact whose
+    Tillie is publishing its first keys right now (Prosody answers ``forbidden``
+    for a node that does not exist yet)."""
+    text = f"whether {peer} has a key could not be learned ({failure.text})"
+    if failure.at >= since and now - since < PATIENCE:
+        return LookUp(peer) if now - failure.at >= PAUSE else Wait(text)
+    return Return(
+        "remote-server-timeout",
+        f"not sent: {text}",
+        f"to send unencrypted all the same: tillie allow {peer}",
+    )
 
 
 def _keyed(

@@ -106,7 +106,7 @@ class Resumed:
 
 @dataclass(frozen=True, slots=True)
 class ResumeFailed:
-    """The old session is gone; *h* is what the server says it had handled, if it did."""
+    """The old session is gone; *h* is what the server had handled, if it says so."""
 
     h: int | None
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import traceback
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
 from twisted.internet.defer import Deferred
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
 
 TICK = 0.5
 FLUSH = 0.1
+MOST_NAMES = 64
 _log = Logger()
 
 
@@ -67,6 +67,7 @@ class Driver:
         self.connector = connector
         self.certificates = certificates
         self.connections: dict[Session, Connection] = {}
+        self.names: set[str] = set()
         self._ticking: Any = None
 
     def factory(self, *, secure: bool) -> Factory:
@@ -82,13 +83,10 @@ class Driver:
 
     def stop(self) -> Deferred[None]:
         """End every session in good order; fires when all connections are gone."""
-        if self._ticking is not None:
-            self._ticking.cancel()
-        fault = EnvFault("Tillie is being stopped", condition="system-shutdown")
         for session in list(self.connections):
-            self.run(session, partial(session.end, fault))
+            self.run(session, session.stop)
         done: Deferred[None] = Deferred()
-        self._until_gone(done, 30)
+        self._until_gone(done, 40)
         return done
 
     def _until_gone(self, done: Deferred[None], tries: int) -> None:
@@ -253,24 +251,29 @@ class Connection(TwistedProtocol):  # type: ignore[misc] # Twisted has no types 
         match effect:
             case ToClient(data=data, row=row):
                 self._to_client(data, row)
-            case ToServer(data=data):
-                if self._upstream is not None:
-                    self._upstream.write(data)
-            case Connect(domain=domain, delay=delay):
-                self._connect(domain, delay)
-            case DeriveKey(request=request):
-                self._derive(request)
             case ClientTls():
                 self._start_tls()
             case ClientClose():
                 self._close_client()
-            case ServerTls():
-                if self._upstream is not None:
-                    self._upstream.start_tls()
-            case ServerClose(abort=abort):
-                self._drop_upstream(abort=abort)
+            case Connect(domain=domain, delay=delay):
+                self._connect(domain, delay)
+            case DeriveKey(request=request):
+                self._derive(request)
+            case ToServer() | ServerTls() | ServerClose():
+                self._perform_upstream(effect)
             case _:
                 assert_never(effect)
+
+    def _perform_upstream(self, effect: ToServer | ServerTls | ServerClose) -> None:
+        if self._upstream is None:
+            return
+        match effect:
+            case ToServer(data=data):
+                self._upstream.write(data)
+            case ServerTls():
+                self._upstream.start_tls()
+            case ServerClose(abort=abort):
+                self._drop_upstream(abort=abort)
 
     def _to_client(self, data: bytes, row: str) -> None:
         if self._gone:
@@ -301,13 +304,18 @@ class Connection(TwistedProtocol):  # type: ignore[misc] # Twisted has no types 
             self.transport.abortConnection()
             return
         self.transport.unregisterProducer()
-        self.transport.startTLS(LocalTls(context, self._by_name), False)
+        self.transport.startTLS(LocalTls(context, self._by_name))
         self.transport.registerProducer(self, True)
 
     def _context(self, domain: str) -> SSL.Context:
         return self._driver.certificates.context(domain)
 
     def _by_name(self, name: str) -> SSL.Context | None:
+        """By SNI; bounded, or any local program could fill the disk with leaves."""
+        known = self._driver.names
+        if name not in known and len(known) >= MOST_NAMES:
+            return None
+        known.add(name)
         try:
             return self._context(name)
         except EnvFault:

@@ -181,9 +181,7 @@ class Framer:
         except PeerFault as fault:
             events.append(Broken(fault.condition, fault.text))
             self._broken = True
-            self._expat.close()
-            self._skimmer = None
-            self._buf = b""
+            self._forget()
         return events
 
     @property
@@ -290,7 +288,7 @@ class Framer:
         rest = bytes(self._buf[self._next :])
         self._buf = b""
         if isinstance(turn, _Close):
-            self._expat.close()
+            self._forget()
             self._take = self._after
         else:
             self._resume()
@@ -313,8 +311,7 @@ class Framer:
     def _begin_skimming(self, reason: str) -> bytes:
         start = self._between() if self._depth == 1 else self._start_at
         rest = bytes(self._buf[start:])
-        self._buf = b""
-        self._expat.close()
+        self._forget()
         self._reason = reason
         self._skimmer = Skimmer(self.limits)
         self._take = self._skim
@@ -336,6 +333,16 @@ class Framer:
         return Skipped(name, namespace, skimmed.attrs, skimmed.size, self._reason)
 
     # -- the parser ---------------------------------------------------------
+
+    def _forget(self) -> None:
+        """Let go of everything that has been read."""
+        self._buf = b""
+        self._children = []
+        self._attributes = {}
+        self._skimmer = None
+        self._expat.close()
+        # A fresh one, unused, in place of one that keeps its buffers.
+        self._start_parser()
 
     def _start_parser(self) -> None:
         self._expat = expat = Expat(self._start, self._end)

@@ -223,13 +223,11 @@ class Expat:
 
         :raises PeerFault: the XML is not well-formed or not allowed.
         """
-        if len(self._open) > _LONG_TAG:
-            data = self._rest_behind_tag(data)
-            if not data:
-                return
         if self._tail:
             data = self._tail + data
             self._tail = b""
+        if len(self._open) > _LONG_TAG:
+            data = self._rest_behind_tag(data)
         if data.endswith((b"<", b"<!")):
             cut = data.rindex(b"<")
             data, self._tail = data[:cut], data[cut:]
@@ -239,11 +237,11 @@ class Expat:
             self._parse(data)
 
     def flush(self) -> None:
-        """Parse what was kept of a long tag, so that a fault in it is found."""
-        if self._unfed:
-            data = bytes(self._unfed)
-            self._unfed.clear()
-            self._parse(data)
+        """Parse what is being kept back, so that a fault in it is found.
+
+        For the end of reading only: it loses the sight of a ``<`` at the end.
+        """
+        self._parse(self._unfed + self._tail)
 
     def _cdata_starts(self) -> None:
         self._in_cdata = True
@@ -251,7 +249,7 @@ class Expat:
     def _cdata_ends(self) -> None:
         self._in_cdata = False
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes | bytearray) -> None:
         try:
             self.parser.Parse(data, False)
         except ExpatError as error:
@@ -261,7 +259,7 @@ class Expat:
         if not pending:
             self._open = b""
             return
-        self._open = (self._open + data)[-pending:]
+        self._open = bytes((self._open + data)[-pending:])
         if pending > _LONG_TAG:
             self._quote = b""
             self._scan(self._open)
@@ -271,8 +269,9 @@ class Expat:
         if end < 0:
             self._unfed += data
             return b""
-        self._unfed += data[:end]
-        self.flush()
+        tag = bytes(self._unfed + data[:end])
+        self._unfed.clear()
+        self._parse(tag)
         return data[end:]
 
     def _scan(self, data: bytes) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,8 +62,15 @@ class Terminal:
         )
 
     def stop(self) -> None:
-        """End the program and its tmux server."""
+        """End the program and its tmux server.
+
+        With SIGKILL: mcabber was seen to hang for ever in its SIGHUP handler.
+        """
+        pane = self._tmux("display", "-p", "-t", "main", "#{pane_pid}", check=False)
         self._tmux("kill-server", check=False)
+        if pane.strip().isdigit():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pane), signal.SIGKILL)
 
     def type(self, text: str) -> None:
         """Type text and Enter."""

@@ -426,6 +426,8 @@ def test_xml_38_limit_is_exact() -> None:
 def test_xml_38_fault_within_the_limit_is_named() -> None:
     inside = b"<m a='" + b"x" * 1900 + b"<"
     assert condition(after_header(inside + b"x" * 200, SMALL)) == MALFORMED
+    last = b"<m a='" + b"x" * 1993 + b"<"
+    assert condition(after_header(last + b"x" * 200, SMALL)) == MALFORMED
     behind = b"<m a='" + b"x" * 1994 + b"<"
     assert condition(after_header(behind + b"x" * 200, SMALL)) == POLICY
 

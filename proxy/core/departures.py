@@ -1,0 +1,224 @@
+"""What the client sends: one queue, in order, each stanza judged at its head.
+
+A stanza that has to wait holds back what is behind it, so nothing overtakes
+(RFC 6120, 10.1), and an answered ping says that all before it was dealt with.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+from xml.etree.ElementTree import Element, SubElement
+
+from ..errors import PeerFault, TrustFault
+from ..wire import tree
+from ..wire.jid import Jid
+from ..wire.stanza import Stanza, error_reply
+from . import guard, outbound
+from .phase import LOCAL_DOMAIN, Phase
+
+if TYPE_CHECKING:
+    from .session import Session
+
+HOLD = 15_000
+MOST = 1_000
+MOST_BYTES = 16 * 1024 * 1024
+_BIND = "{urn:ietf:params:xml:ns:xmpp-bind}bind"
+_CSI = "urn:xmpp:csi:0"
+
+
+class Departures:
+    """The outgoing queue of *session*."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._queue: deque[tuple[int, Stanza]] = deque()
+        self._bytes = 0
+        self._pumping = False
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def clear(self) -> None:
+        self._queue.clear()
+        self._bytes = 0
+
+    def add(self, stanza: Stanza) -> None:
+        """The client sent *stanza*."""
+        size = _size(stanza)
+        if len(self._queue) >= MOST or self._bytes + size > MOST_BYTES:
+            self._bounce(
+                stanza, "resource-constraint", "not sent: too much is waiting", "wait"
+            )
+            return
+        self._bytes += size
+        self._queue.append((self._session.house.clock(), stanza))
+        self.pump()
+
+    def pump(self) -> None:
+        """Handle what waits, in order, as far as it goes."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._queue and self._may_go(self._queue[0][1]):
+                since, stanza = self._queue[0]
+                if not self._handle(stanza, since):
+                    break
+                if self._session.over:
+                    return
+                self._queue.popleft()
+                self._bytes -= _size(stanza)
+        finally:
+            self._pumping = False
+
+    def _may_go(self, stanza: Stanza) -> bool:
+        session = self._session
+        if session.phase is Phase.BINDING:
+            # only the bind request itself, and what some clients ask before it
+            return not session.uplink.binding and stanza.name == "iq"
+        return session.phase in (Phase.LIVE, Phase.DRAINING)
+
+    def _handle(self, stanza: Stanza, since: int) -> bool:
+        """Whether *stanza* is done with."""
+        try:
+            if self._session.phase is Phase.BINDING:
+                self._unbound(stanza)
+                return True
+            if not self._address_is_own(stanza):
+                self._session.end(
+                    PeerFault("that is not your address", condition="invalid-from")
+                )
+                return True
+            return self._bound(stanza, since)
+        except PeerFault as fault:
+            self._bounce(stanza, fault.condition, fault.text, "modify")
+        return True
+
+    def _unbound(self, stanza: Stanza) -> None:
+        if _BIND in stanza.children:
+            self._session.uplink.bind_requested(stanza.id or "")
+        self._session.uplink.send_uncounted(guard.instruction(stanza))
+
+    def _bound(self, stanza: Stanza, since: int) -> bool:
+        if self._is_local(stanza):
+            return True
+        if stanza.ns == _CSI:
+            self._session.uplink.nonza(guard.nonza(stanza))
+        elif stanza.name == "message":
+            return self._message(stanza, since)
+        else:
+            self._instruction(stanza)
+        return True
+
+    def _address_is_own(self, stanza: Stanza) -> bool:
+        """ID-09: a client speaks for itself only."""
+        jid = self._session.jid
+        if stanza.from_ is None or jid is None:
+            return True
+        try:
+            return Jid.parse(stanza.from_) in (jid, jid.bare)
+        except PeerFault:
+            return False
+
+    def _is_local(self, stanza: Stanza) -> bool:
+        """What is addressed to Tillie itself stays here."""
+        if not stanza.to or Jid.parse(stanza.to).domain != LOCAL_DOMAIN:
+            return False
+        if stanza.name == "iq" and stanza.type in ("get", "set"):
+            text = "nothing is asked here"
+            self._bounce(stanza, "service-unavailable", text, "cancel")
+        elif stanza.name == "message" and stanza.type != "error":
+            self._session.show_notice(
+                "Tillie takes no words here yet; use its command line."
+            )
+        return True
+
+    # -- presence and iq ------
+
+    def _instruction(self, stanza: Stanza) -> None:
+        if stanza.name == "iq" and guard.needs_permit(stanza):
+            if stanza.type in ("get", "set"):
+                self._content_query(stanza)
+            else:
+                self._not_answered(stanza)
+            return
+        self._session.uplink.send(guard.instruction(stanza), kept=False)
+        if stanza.name == "presence" and not stanza.to and stanza.type is None:
+            self._session.now_available()
+
+    def _content_query(self, stanza: Stanza) -> None:
+        """Files and calls are not sealed yet: by permit only (ENC-03)."""
+        account = self._session.own
+        peer = str(Jid.parse(stanza.to).bare) if stanza.to else account.jid
+        if account.contacts.policy(peer) != "clear":
+            text = "not sent: files and calls are not sealed yet"
+            hint = f"to allow them unencrypted: tillie allow {peer}"
+            self._refuse(stanza, outbound.Return("policy-violation", text, hint))
+            return
+        try:
+            permit = account.contacts.permit(peer)
+        except TrustFault as fault:
+            text = f"not sent: files and calls are not sealed yet, and {fault.text}"
+            self._refuse(stanza, outbound.Return(fault.condition, text))
+            return
+        self._session.uplink.send(guard.permitted(stanza, permit), kept=False)
+
+    def _not_answered(self, stanza: Stanza) -> None:
+        """A result that would carry content: the asker gets an error instead."""
+        reply = Element("{jabber:client}iq", {"type": "error", "id": stanza.id or ""})
+        if stanza.to:
+            reply.set("to", stanza.to)
+        error = SubElement(reply, "{jabber:client}error", {"type": "cancel"})
+        SubElement(error, "{urn:ietf:params:xml:ns:xmpp-stanzas}not-acceptable")
+        self._session.uplink.send(guard.own_query(reply), kept=False)
+
+    # -- messages ------
+
+    def _message(self, stanza: Stanza, since: int) -> bool:
+        session, account = self._session, self._session.own
+        verdict = outbound.decide(account, stanza, since)
+        late = session.house.clock() - since >= HOLD
+        match verdict:
+            case outbound.Go(stanzas=stanzas, kept=kept):
+                for cleared in stanzas:
+                    session.uplink.send(cleared, kept=kept)
+            case outbound.Return():
+                self._refuse(stanza, verdict)
+            case outbound.LookUp(jid=jid) if late:
+                self._too_late(stanza, f"the keys of {jid} did not come in time")
+            case outbound.Wait(text=text) if late:
+                self._too_late(stanza, text)
+            case outbound.LookUp(jid=jid):
+                if not account.looking_up(jid):
+                    account.look_up(session, jid, session.pump)
+                return False
+            case outbound.Wait():
+                return False
+        return True
+
+    def _too_late(self, stanza: Stanza, text: str) -> None:
+        verdict = outbound.Return("remote-server-timeout", f"not sent: {text}")
+        self._refuse(stanza, verdict)
+
+    def _refuse(self, stanza: Stanza, verdict: outbound.Return) -> None:
+        text = f"{verdict.text} ({verdict.hint})" if verdict.hint else verdict.text
+        self._bounce(stanza, verdict.condition, text, "auth")
+        if stanza.name == "message":
+            account = self._session.own
+            account.notice(stanza.to or account.jid, text)
+
+    def _bounce(self, stanza: Stanza, condition: str, text: str, kind: str) -> None:
+        """Back to the client; never for errors, results and nonzas."""
+        if stanza.type in ("error", "result") or not stanza.is_stanza:
+            return
+        jid = self._session.jid
+        own = str(jid.bare) if jid is not None else None
+        reply = error_reply(stanza, condition, text, kind=kind, from_=stanza.to or own)
+        if jid is not None:
+            reply.set("to", str(jid))
+        self._session.to_client(tree.serialise(reply))
+
+
+def _size(stanza: Stanza) -> int:
+    return len(stanza.raw or b"") or 1_000

@@ -1,0 +1,524 @@
+"""The session's stream to its server: reached, logged in, resumed, recovered.
+
+Everything that is sent goes to the ledger first and through the server leg,
+which takes only what the guard has cleared.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, assert_never
+from xml.etree.ElementTree import Element
+
+from ..errors import EnvFault, Fault, PeerFault, TrustFault
+from ..wire.jid import Jid
+from ..wire.stanza import Cleared, Stanza
+from . import guard, ledger, sasl
+from .ledger import Cut, Ledger
+from .phase import Phase
+from .questions import Answer, Questions, Result, Then
+from .serverleg import ResumePoint, ServerLeg
+from .vocabulary import (
+    Acked,
+    Authenticated,
+    Close,
+    Connect,
+    Derive,
+    DeriveKey,
+    Enabled,
+    Ended,
+    Incoming,
+    Login,
+    NotEnabled,
+    Resumed,
+    ResumeFailed,
+    Send,
+    ServerClose,
+    ServerOutput,
+    ServerTls,
+    StartTls,
+    TlsFacts,
+    TooBig,
+    ToServer,
+)
+
+if TYPE_CHECKING:
+    from .session import Session
+
+QUIET = 40_000
+DEAD = 60_000
+RECONNECT_FOR = 300_000
+MOST_UNACKNOWLEDGED = 500
+_BIND = "urn:ietf:params:xml:ns:xmpp-bind"
+_PING = "{urn:xmpp:ping}ping"
+
+
+class Uplink:
+    """The server's side of *session*."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._house = session.house
+        self._leg: ServerLeg | None = None
+        self._login: Login | None = None
+        self._ledger: Ledger | None = None
+        self._questions = Questions()
+        self._recovering: list[Cut] = []
+        self._bind_id: str | None = None
+        self._managed = False
+        self._confirming = False
+        self._received = 0
+        self._cut_at = 0
+        self._tries = 0
+        self._heard = 0
+        self._probed = False
+
+    # -- what the session asks ------
+
+    @property
+    def stream(self) -> str:
+        """The name of this stream in the store, empty before login."""
+        return self._ledger.stream if self._ledger is not None else ""
+
+    @property
+    def binding(self) -> bool:
+        """Whether a bind request is under way."""
+        return self._bind_id is not None
+
+    @property
+    def congested(self) -> bool:
+        return self._ledger is not None and self._ledger.waiting >= MOST_UNACKNOWLEDGED
+
+    @property
+    def messages_waiting(self) -> bool:
+        """Whether messages are not acknowledged yet."""
+        return self._ledger is not None and self._ledger.messages_waiting
+
+    def log_in(self, login: Login) -> None:
+        """Reach the server for *login*; what earlier streams left comes first."""
+        self._login = login
+        account = self._session.own
+        live = {stream.stream for stream in account.streams}
+        self._recovering = ledger.cuts(self._house.store, account.jid, live)
+        self._reach()
+
+    def _reach(self) -> None:
+        session = self._session
+        session.phase = Phase.RECOVERING if self._recovering else Phase.REACHING
+        session.do(Connect(self._domain))
+
+    @property
+    def _domain(self) -> str:
+        return self._login.domain if self._login is not None else ""
+
+    def send(self, cleared: Cleared, *, kept: bool) -> None:
+        """To the server as soon as there is one; a *kept* one survives a kill."""
+        if self._ledger is None:
+            return
+        self._ledger.add(cleared.data, self._house.clock(), kept=kept)
+        if self._leg is not None and self._session.phase in (
+            Phase.LIVE,
+            Phase.DRAINING,
+        ):
+            self._outputs(self._leg.stanza(cleared))
+        if kept and not self._managed:
+            self._confirm()
+
+    def send_own(self, cleared: Cleared, *, kept: bool = True) -> None:
+        """A stanza of Tillie's own making."""
+        if self._session.phase in (Phase.LIVE, Phase.CUT, Phase.DRAINING):
+            self.send(cleared, kept=kept)
+        elif self._session.phase is Phase.RECOVERING:
+            self.send_uncounted(cleared)
+
+    def send_uncounted(self, cleared: Cleared) -> None:
+        """Outside the ledger: before binding, or on a stream being recovered."""
+        if self._leg is not None:
+            self._outputs(self._leg.stanza(cleared))
+
+    def bind_requested(self, id_: str) -> None:
+        self._bind_id = id_
+
+    def nonza(self, cleared: Cleared) -> None:
+        if self._leg is not None:
+            self._outputs(self._leg.nonza(cleared))
+
+    def request_ack(self) -> None:
+        if self._leg is not None:
+            self._outputs(self._leg.request_ack())
+
+    def ask(self, kind: str, to: str | None, payload: Element, then: Then) -> None:
+        """Ask *to* (None: the own account) and call *then* with the answer."""
+        own = self._session.own.jid
+        senders: frozenset[str | None] = frozenset({to})
+        if to is None or to == own:
+            domain = Jid.parse(own).domain
+            senders = frozenset({None, own, str(self._session.jid), domain})
+        query = self._questions.ask(
+            kind, to, payload, senders=senders, now=self._house.clock(), then=then
+        )
+        if query is not None:
+            self.send_own(guard.own_query(query), kept=False)
+
+    def finish(self, *, orderly: bool) -> None:
+        """The end: what was received is acknowledged, then the stream is closed.
+
+        Not *orderly*: the server keeps the session, and the next login resumes
+        it to learn what arrived.
+        """
+        leg, self._leg = self._leg, None
+        if leg is not None and orderly:
+            self._last_words(leg)
+        self._session.do(ServerClose(abort=not orderly))
+        if self._ledger is not None and orderly:
+            self._ledger.ended()
+        self._questions.drop()
+
+    def _last_words(self, leg: ServerLeg) -> None:
+        for output in [*leg.acknowledge(), *leg.close()]:
+            if isinstance(output, Send):
+                self._session.do(ToServer(output.data))
+
+    def abandon(self) -> None:
+        """The store failed: nothing more is written, the server keeps all."""
+        self._leg = None
+        self._session.do(ServerClose(abort=True))
+
+    # -- what the edge tells ------
+
+    def connected(self, mode: Literal["starttls", "direct", "off"]) -> None:
+        if self._login is None or self._session.over:
+            self._session.do(ServerClose(abort=True))
+            return
+        self._leg = ServerLeg(
+            account=Jid(self._login.local, self._login.domain, ""),
+            password=self._login.password,
+            tls=mode,
+            floor=self._floor(),
+            resume=self._resume_point(),
+        )
+        self._outputs(self._leg.connected())
+
+    def _floor(self) -> str | None:
+        data = self._house.store.get("own", self._session.own.jid, "mechanism")
+        return data.decode() if data else None
+
+    def _resume_point(self) -> ResumePoint | None:
+        if self._session.phase is Phase.RECOVERING and self._recovering:
+            cut = self._recovering[0]
+            # presences and queries after the last message were sent but not
+            # written down: the server may have counted more than the record says
+            return ResumePoint(cut.previd, cut.received, cut.sent + 10_000, cut.acked)
+        if (
+            self._session.phase is Phase.CUT
+            and self._ledger is not None
+            and self._ledger.previd is not None
+        ):
+            sent, acked = self._ledger.sent, self._ledger.acked
+            return ResumePoint(self._ledger.previd, self._received, sent, acked)
+        return None
+
+    def secured(self, facts: TlsFacts, server_key: bytes | None) -> None:
+        if self._leg is None:
+            return
+        if server_key is not None:
+            self._note_server_key(server_key)
+        self._outputs(self._leg.secured(facts))
+
+    def _note_server_key(self, server_key: bytes) -> None:
+        """A certificate with another key than last time is told (TLS-08)."""
+        account, store = self._session.own, self._house.store
+        known = store.get("own", account.jid, "server-key")
+        if known == server_key:
+            return
+        store.put("own", account.jid, "server-key", server_key)
+        if known is not None:
+            account.notice(
+                self._domain,
+                f"the server {self._domain} shows another certificate key than "
+                "before; its certificate is valid, and most often it was renewed",
+            )
+
+    def data(self, data: bytes) -> None:
+        """Bytes came; they count as handled once this transaction commits."""
+        if self._leg is None:
+            return
+        self._heard, self._probed = self._house.clock(), False
+        self._outputs(self._leg.data(data))
+        self._count()
+
+    def _count(self) -> None:
+        if self._leg is None or self._ledger is None:
+            return
+        if self._managed:
+            self._ledger.received(self._leg.received)
+        self._outputs(self._leg.acknowledge())
+
+    def derived(self, salted: bytes) -> None:
+        if self._leg is not None:
+            self._outputs(self._leg.derived(salted))
+
+    def lost(self, fault: Fault | None) -> None:
+        """The connection is gone, or could not be made."""
+        if self._leg is not None:
+            self._outputs(self._leg.lost(fault))
+        else:
+            self._ended(fault)
+
+    # -- what the leg says ------
+
+    def _outputs(self, outputs: list[ServerOutput]) -> None:
+        for output in outputs:
+            match output:
+                case Send(data=data):
+                    self._session.do(ToServer(data))
+                case Incoming(stanza=stanza):
+                    self._incoming(stanza)
+                case TooBig():
+                    self._session.left_out(output.skipped)
+                case StartTls():
+                    self._session.do(ServerTls())
+                case Close():
+                    self._session.do(ServerClose())
+                case Derive():
+                    self._session.do(DeriveKey(output))
+                case _:
+                    self._milestone(output)
+
+    def _milestone(
+        self,
+        output: Authenticated
+        | Enabled
+        | NotEnabled
+        | Resumed
+        | ResumeFailed
+        | Acked
+        | Ended,
+    ) -> None:
+        match output:
+            case Authenticated():
+                self._authenticated(output)
+            case Resumed(h=h):
+                self._resumed(h)
+            case ResumeFailed(h=h):
+                self._resume_failed(h)
+            case Ended(fault=fault):
+                if self._leg is not None:
+                    self._received = self._leg.received
+                self._leg = None
+                self._ended(fault)
+            case NotEnabled():
+                self._not_managed()
+            case Enabled() | Acked():
+                self._management(output)
+            case _:
+                assert_never(output)
+
+    def _management(self, output: Enabled | Acked) -> None:
+        if self._ledger is None:
+            return
+        if isinstance(output, Enabled):
+            self._ledger.enabled(output.previd)
+        else:
+            self._ledger.acknowledge(output.h)
+
+    def _not_managed(self) -> None:
+        self._managed = False
+        if self._ledger is not None:
+            self._ledger.unmanaged()
+            if self._ledger.messages_waiting:
+                self._confirm()
+
+    def _incoming(self, stanza: Stanza) -> None:
+        if self._questions.take(stanza):
+            return
+        if (
+            self._session.phase is Phase.BINDING
+            and stanza.name == "iq"
+            and self._bind_id is not None
+            and (stanza.id or "") == self._bind_id
+        ):
+            self._bind_id = None
+            if stanza.type == "result":
+                self._bound(stanza)
+                return
+        self._session.from_server(stanza)
+
+    def _authenticated(self, done: Authenticated) -> None:
+        account = self._session.own
+        floor = sasl.stronger(self._floor(), done.mechanism)
+        if floor != self._floor():
+            self._house.store.put("own", account.jid, "mechanism", floor.encode())
+        if self._session.phase is Phase.CUT:
+            # the server forgot the session: the client has to begin anew
+            self._session.end(
+                EnvFault(
+                    "the connection to the server was lost and the server has "
+                    "closed the session; connect again",
+                    condition="reset",
+                )
+            )
+            return
+        self._session.phase = Phase.BINDING
+        self._ledger = Ledger(self._house.store, account.jid)
+        self._heard = self._house.clock()
+        self._session.admitted(list(done.features))
+
+    def _bound(self, stanza: Stanza) -> None:
+        """The server's word on who is logged in; nothing else is believed."""
+        text = stanza.tree().findtext(f"{{{_BIND}}}bind/{{{_BIND}}}jid") or ""
+        try:
+            jid = Jid.parse(text)
+        except PeerFault:
+            self._session.end(PeerFault("the server bound an address that is none"))
+            return
+        if str(jid.bare) != self._session.own.jid:
+            fault = TrustFault(
+                f"the server logged in {jid.bare} instead", condition="conflict"
+            )
+            self._session.end(fault)
+            return
+        self._session.bound(jid, stanza)
+        self._managed = True
+        if self._leg is not None:
+            self._outputs(self._leg.enable())
+        self._send_left_over()
+        self._session.own.settle_own(self._session)
+        self._session.pump()
+
+    def _send_left_over(self) -> None:
+        """Messages of ended streams whose arrival is not known: the same bytes."""
+        account, store = self._session.own, self._house.store
+        live = {stream.stream for stream in account.streams}
+        now = self._house.clock()
+        for row, data in ledger.left_over(store, account.jid, live):
+            store.delete("ledger", account.jid, row)
+            if now - int(row.split("/")[1]) < ledger.KEPT:
+                self.send(guard.again(data), kept=True)
+
+    # -- the end, and after it ------
+
+    def _ended(self, fault: Fault | None) -> None:
+        match self._session.phase:
+            case Phase.REACHING | Phase.RECOVERING:
+                self._session.do(ServerClose(abort=True))
+                self._questions.drop()
+                self._session.login_failed(fault or _closed())
+            case Phase.LIVE | Phase.CUT | Phase.DRAINING:
+                self._cut(fault)
+            case Phase.OVER:
+                return
+            case _:
+                self._session.end(fault or _closed())
+
+    def _cut(self, fault: Fault | None) -> None:
+        """The server went away; resume if it lets us, unseen by the client."""
+        self._session.do(ServerClose(abort=True))
+        now = self._house.clock()
+        first = self._session.phase is not Phase.CUT
+        if first:
+            self._cut_at, self._tries = now, 0
+        resumable = self._ledger is not None and self._ledger.previd is not None
+        self._session.phase = Phase.CUT
+        if (
+            not resumable
+            or isinstance(fault, PeerFault | TrustFault)
+            or self._session.client_gone
+            or now - self._cut_at > RECONNECT_FOR
+        ):
+            self._given_up(fault)
+            return
+        delay = 0.0 if first else min(0.2 * 2.0**self._tries, 30.0)
+        self._tries += 1
+        self._session.do(Connect(self._domain, delay))
+
+    def _given_up(self, fault: Fault | None) -> None:
+        why = fault.text if fault is not None else "the server closed the connection"
+        condition = "remote-connection-failed"
+        if fault is not None and fault.condition in ("conflict", "policy-violation"):
+            condition = fault.condition
+        text = f"the connection to the server was lost: {why}"
+        self._session.end(EnvFault(text, condition=condition))
+
+    def _resumed(self, h: int) -> None:
+        if self._session.phase is Phase.RECOVERING:
+            self._recovered(h)
+            return
+        if self._ledger is None or self._leg is None:
+            return
+        self._ledger.acknowledge(h)
+        self._session.phase = Phase.LIVE
+        for data in self._ledger.unacknowledged():
+            self._outputs(self._leg.stanza(guard.again(data)))
+        self._outputs(self._leg.request_ack())
+        self._session.pump()
+
+    def _recovered(self, h: int) -> None:
+        """A stream that a kill cut goes on, for as long as it takes to empty it.
+
+        The ping's answer comes behind everything that the server still held.
+        """
+        account = self._session.own
+        ledger.settle(self._house.store, account.jid, self._recovering.pop(0), h)
+        self._session.receive_for(account)
+        self.ask("get", None, Element(_PING), lambda _: self._emptied())
+
+    def _emptied(self) -> None:
+        if self._session.phase is not Phase.RECOVERING or self._leg is None:
+            return
+        leg, self._leg = self._leg, None
+        self._last_words(leg)
+        self._session.do(ServerClose())
+        self._questions.drop()
+        self._reach()
+
+    def _resume_failed(self, h: int | None) -> None:
+        account = self._session.own
+        if self._session.phase is Phase.RECOVERING:
+            cut, *older = self._recovering
+            ledger.settle(self._house.store, account.jid, cut, h)
+            for stale in older:
+                ledger.settle(self._house.store, account.jid, stale, None)
+            self._recovering = []
+        elif self._ledger is not None and h is not None:
+            self._ledger.acknowledge(h)
+
+    # -- time ------
+
+    def expire(self, now: int) -> None:
+        self._questions.expire(now)
+
+    def watch(self, now: int) -> None:
+        """Notice a server that went away without a word within a minute (RES-10)."""
+        quiet = now - self._heard
+        if quiet > DEAD:
+            self._heard = now
+            if self._leg is not None:
+                self._received = self._leg.received
+            self._leg = None
+            self._cut(EnvFault("the server stopped answering"))
+        elif quiet > QUIET and not self._probed:
+            self._probed = True
+            self.request_ack()
+            self.ask("get", None, Element(_PING), lambda _: None)
+
+    def _confirm(self) -> None:
+        """Without XEP-0198 a ping behind the messages tells that they arrived."""
+        if self._confirming or self._leg is None or self._ledger is None:
+            return
+        self._confirming = True
+        number = self._ledger.sent
+
+        def answered(answer: Answer) -> None:
+            self._confirming = False
+            if self._managed or self._ledger is None or not isinstance(answer, Result):
+                return
+            self._ledger.acknowledge(number)
+            if self._ledger.messages_waiting:
+                self._confirm()
+            self._session.drained()
+
+        self.ask("get", None, Element(_PING), answered)
+
+
+def _closed() -> EnvFault:
+    return EnvFault("the server closed the connection")
