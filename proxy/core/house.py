@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 from ..errors import Fault, PeerFault
+from ..keys.manifest import Device
 from ..keys.store import Store
 from ..wire.jid import Jid
 from .account import Account, Settings
@@ -205,6 +206,9 @@ class House:
             removed = self._remove(account, str(args.get("id")))
             reply({"id": removed, "removed": True})
             return
+        if name == "devices-name":
+            reply(self._rename(account, args.get("id"), str(args.get("name"))))
+            return
         identity = account.identity
         if not identity.has_manifest:
             reply([])
@@ -222,11 +226,12 @@ class House:
             ]
         )
 
-    def _remove(self, account: Account, wanted: str) -> str:
+    def _device(self, account: Account, wanted: str) -> Device:
+        """:raises Fault: devices cannot be changed here, or there is none like it."""
         identity = account.identity
         if not identity.owner:
             raise Fault(
-                "devices can only be removed where the account's keys were made",
+                "devices can only be changed where the account's keys were made",
                 hint="run this on the first device",
             )
         found = [
@@ -238,14 +243,28 @@ class House:
             raise Fault(
                 f"there is no device {wanted}", hint="tillie devices lists them"
             )
-        if found[0].public == identity.device.public:
+        return found[0]
+
+    def _remove(self, account: Account, wanted: str) -> str:
+        device, identity = self._device(account, wanted), account.identity
+        if device.public == identity.device.public:
             raise Fault("this device cannot remove itself")
-        identity.remove_device(found[0].id, self.clock())
+        identity.remove_device(device.id, self.clock())
         account.ratchets.rotate_all()
         for stream in account.streams[:1]:
             account.publish(stream)
-            account.remove_prekey(stream, found[0].id.hex())
-        return found[0].id.hex()
+            account.remove_prekey(stream, device.id.hex())
+        return device.id.hex()
+
+    def _rename(
+        self, account: Account, wanted: object, label: str
+    ) -> dict[str, object]:
+        own = account.identity.device.id.hex()
+        device = self._device(account, str(wanted or own))
+        account.identity.rename_device(device.id, label, self.clock())
+        for stream in account.streams[:1]:
+            account.publish(stream)
+        return {"id": device.id.hex(), "name": label}
 
     def _link(self, args: Mapping[str, object], reply: Reply) -> None:
         account = self._one(args.get("account"))

@@ -14,6 +14,7 @@ from ..keys.manifest import (
     Manifest,
     first_manifest,
     open_manifest,
+    renamed,
     with_device,
     without_device,
 )
@@ -149,6 +150,15 @@ class Identity:
         :raises LocalFault: the root's private key is not here.
         """
         manifest = without_device(self.manifest, self._owned(), device, now)
+        self.adopt(manifest)
+        return manifest
+
+    def rename_device(self, device: bytes, label: str, now: int) -> Manifest:
+        """*device* is its 8-byte id.
+
+        :raises LocalFault: the root's private key is not here.
+        """
+        manifest = renamed(self.manifest, self._owned(), device, label, now)
         self.adopt(manifest)
         return manifest
 

@@ -148,7 +148,8 @@ class Linking:
         """Begin to join with the code *text*: what to do with the own record.
 
         The session looks the own record up, hands it to the returned function
-        with the full JIDs of the own other resources, and sends what that gives.  *done* is called once, with a fault or None.
+        with the full JIDs of the own other resources, and sends what that gives.
+        *done* is called once, with a fault or None.
 
         :raises TrustFault: not a code, or this device is linked already.
         """
@@ -221,7 +222,7 @@ class Linking:
             self._finish(
                 TrustFault(
                     "the other device did not answer",
-                    hint="is it online, and the code fresh? run tillie link there again",
+                    hint="is it online and the code fresh? run tillie link there again",
                 )
             )
 

@@ -183,6 +183,21 @@ def without_device(
     return _next(manifest, root, devices, now)
 
 
+def renamed(
+    manifest: Manifest, root: RootPrivate, wanted: bytes, label: str, now: int
+) -> Manifest:
+    """Make the next manifest, in which the device with id *wanted* has a new label.
+
+    :raises TrustFault: no such device, the label is none, or *root* is another.
+    """
+    known = manifest.by_id(wanted)
+    if known is None:
+        raise TrustFault("the account has no such device")
+    entry = replace(known, label=check_label(label))
+    devices = (entry if one == known else one for one in manifest.devices)
+    return _next(manifest, root, devices, now)
+
+
 def retired(manifest: Manifest, root: RootPrivate, now: int) -> Manifest:
     """Make the next manifest, with no device in use: a provable "no key" (I25).
 

@@ -203,7 +203,7 @@ class PersonProcess:
     def tell(self, do: str, **values: object) -> None:
         self._write(json.dumps({"do": do, **values}) + "\n")
 
-    def event(self, name: str, *, seconds: float = 150) -> dict[str, Any]:
+    def event(self, name: str, *, seconds: float = 30) -> dict[str, Any]:
         """Return the next event of this name; others are kept in `events`."""
         assert self.process.stdout is not None
         stream = self.process.stdout.fileno()

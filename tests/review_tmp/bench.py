@@ -9,7 +9,8 @@ from proxy.core.account import Settings
 from proxy.core.arrivals import Arrivals
 from proxy.core.house import House
 from proxy.core.ledger import Ledger
-from proxy.core.session import Phase, Session
+from proxy.core.phase import Phase
+from proxy.core.session import Session
 from proxy.core.vocabulary import Send, ToClient, ToServer
 from proxy.keys.store import MemoryStore
 from proxy.wire import tree
@@ -72,10 +73,11 @@ class Person:
         s.bound_at = self.now[0]
         s.available = True
         s.client = Client()
-        s._ledger = Ledger(self.store, self.jid)
-        s._leg = Leg()
-        s._managed = True
-        s._heard = self.now[0]
+        u = s.uplink
+        u._ledger = Ledger(self.store, self.jid)
+        u._leg = Leg()
+        u._managed = True
+        u._heard = self.now[0]
         s._arrivals = Arrivals(self.account, s)
         self.account.streams.append(s)
         return s
@@ -99,7 +101,7 @@ class Person:
             tree.parse(f"<message to='{to}' type='{type_}' id='1'>{inner}</message>".encode())
         )
         with self.store.transaction():
-            v = outbound.decide(self.account, st)
+            v = outbound.decide(self.account, st, self.now[0])
         return v
 
     def get(self, data, session=None):
@@ -108,7 +110,7 @@ class Person:
         if isinstance(data, str):
             data = data.encode()
         with self.store.transaction():
-            s._from_server(Stanza.of(tree.parse(data)))
+            s.uplink._incoming(Stanza.of(tree.parse(data)))
         return self.effects(s)
 
     def effects(self, s=None):
