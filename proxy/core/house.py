@@ -95,6 +95,15 @@ class House:
                 if holder is session:
                     del account.in_flight[row]
 
+    def forget_if_unknown(self, account: Account) -> None:
+        """A login failed: whoever tries names must not fill the memory."""
+        jid = account.jid
+        busy = any(one.account is account and one.connected for one in self.sessions)
+        if not busy and jid not in self.store.accounts():
+            self._accounts.pop(jid, None)
+            self._requests.pop(jid, None)
+            self._linkings.pop(jid, None)
+
     def rolled_back(self) -> None:
         """A transaction failed: memory may be ahead of the store."""
         for account in self._accounts.values():

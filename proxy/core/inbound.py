@@ -471,13 +471,13 @@ def _without_seal(message: Element) -> Element:
         eme = child.tag == f"{{{classes.EME}}}encryption"
         if not (ours or eme or fallback):
             fresh.append(child)
-    return fresh
+    return _defused(fresh)
 
 
 def _room(message: Element) -> Element:
     """A room's message as it is; what is sealed in it cannot be read yet."""
     if not any(child.tag in SEALS for child in message):
-        return message
+        return _defused(message)
     return marks.placeholder(dict(message.attrib), marks.UNREADABLE_OLD)
 
 
@@ -490,13 +490,10 @@ def _clear(account: Account, message: Element, place: Place) -> Verdict:
 
 
 def _defused(message: Element) -> Element:
-    """Nobody but Tillie says what Tillie says."""
-    if not any(
-        child.tag in (marks.BODY, marks.SUBJECT, marks.XHTML) for child in message
-    ):
+    """Nobody but Tillie says what Tillie says; most messages stay as they are."""
+    if not marks.imitated(message):
         return message
-    fresh = Element(message.tag, message.attrib)
-    fresh.extend(_deep(child) for child in message)
+    fresh = _deep(message)
     marks.defuse(fresh)
     return fresh
 
@@ -515,9 +512,7 @@ def _downgraded(account: Account, message: Element, place: Place) -> Verdict:
         if not child.tag.startswith(_ACTING_ON_OTHERS):
             fresh.append(_deep(child))
     said = [child for child in fresh if class_of(child.tag) is Class.SEALED]
-    if len(fresh) < len(message) and not said:
-        return Drop("a clear receipt, marker or reaction of somebody with keys")
-    if any(child.tag in (marks.BODY, marks.SUBJECT) for child in fresh):
+    if any(child.tag in (marks.BODY, marks.SUBJECT) for child in said):
         marks.mark_clear(fresh)
         if not place.archive:
             account.notice(
@@ -525,4 +520,8 @@ def _downgraded(account: Account, message: Element, place: Place) -> Verdict:
                 f"{place.sender} has keys, but sent a message without sealing it",
                 show=False,
             )
-    return Deliver(fresh)
+        return Deliver(fresh)
+    if said or len(fresh) < len(message):
+        # a link, a file, a reaction: a mark would find no place in it
+        return Drop("clear content without a text, of somebody with keys")
+    return Deliver(message)

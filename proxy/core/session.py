@@ -194,6 +194,7 @@ class Session:
         if isinstance(fault, TrustFault):
             self.own.notice(self.own.jid, f"login refused: {fault.text}")
         condition = "not-authorized" if refused else "temporary-auth-failure"
+        self.house.forget_if_unknown(self.own)
         self._client_outputs(self.client.refuse(condition, text))
 
     def admitted(self, features: list[Element]) -> None:

@@ -64,6 +64,7 @@ class Uplink:
         self._questions = Questions()
         self._recovering: list[Cut] = []
         self._bind_id: str | None = None
+        self._server_key: bytes | None = None
         self._managed = False
         self._confirming = False
         self._received = 0
@@ -172,6 +173,7 @@ class Uplink:
         if self._ledger is not None and orderly:
             self._ledger.ended()
         self._questions.drop()
+        self._login = None
 
     def _last_words(self, leg: ServerLeg) -> None:
         for output in [*leg.acknowledge(), *leg.close()]:
@@ -220,12 +222,14 @@ class Uplink:
     def secured(self, facts: TlsFacts, server_key: bytes | None) -> None:
         if self._leg is None:
             return
-        if server_key is not None:
-            self._note_server_key(server_key)
+        self._server_key = server_key
         self._outputs(self._leg.secured(facts))
 
     def _note_server_key(self, server_key: bytes) -> None:
-        """A certificate with another key than last time is told (TLS-08)."""
+        """A certificate with another key than last time is told (TLS-08).
+
+        Only behind a login: nothing is stored for whoever merely tries one.
+        """
         account, store = self._session.own, self._house.store
         known = store.get("own", account.jid, "server-key")
         if known == server_key:
@@ -345,6 +349,8 @@ class Uplink:
 
     def _authenticated(self, done: Authenticated) -> None:
         account = self._session.own
+        if self._server_key is not None:
+            self._note_server_key(self._server_key)
         floor = sasl.stronger(self._floor(), done.mechanism)
         if floor != self._floor():
             self._house.store.put("own", account.jid, "mechanism", floor.encode())

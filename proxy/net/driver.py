@@ -139,8 +139,12 @@ class Driver:
         Every session that had effects in it ends, and so does the one it was
         for; the server keeps what was not acknowledged (REL-14).
         """
-        self.house.rolled_back()
         hit = {one for one in self.connections if one.pending}
+        try:
+            self.house.rolled_back()
+        except Fault:
+            # not even reading works: nobody can go on
+            hit = set(self.connections)
         if session is not None:
             hit.add(session)
         elif isinstance(fault, StoreFault):

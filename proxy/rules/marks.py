@@ -57,6 +57,15 @@ def _looks_like_mark(line: str) -> bool:
     )
 
 
+def imitated(message: Element) -> bool:
+    """Whether a text of *message* could be taken for a mark."""
+    texts = [child.text for child in message if child.tag in (BODY, SUBJECT)]
+    for child in message:
+        if child.tag == XHTML:
+            texts += child.itertext()
+    return any(text is not None and defused(text) != text for text in texts)
+
+
 def defuse(message: Element) -> None:
     """Defuse every text a client might show of a contact's *message*, in place."""
     for child in message:

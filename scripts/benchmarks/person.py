@@ -11,7 +11,7 @@ Commands, one object a line:
 {"do": "window", "to": JID, "count": 1000, "size": 64}: send, at most `size` unseen
 {"do": "pingpong", "to": JID, "count": 200}: one at a time, each echoed
 {"do": "burst", "to": JID, "count": 50}: all at once, as fast as they are sealed
-{"do": "role", "is": "count" | "echo"}: what to do with messages that come
+{"do": "role", "to": JID, "role": "count" | "echo"}: what to do with messages that come
 {"do": "quit"}
 
 Each command is answered by one line when it is done.

@@ -27,10 +27,13 @@ modules_enabled = { "roster"; "saslauth"; "tls"; "disco"; "carbons"; "pep";
   "smacks"; "offline"; "ping"; "register"; }
 network_settings = { nagle = false }
 """
-SHAPED = SERVER + """
+SHAPED = (
+    SERVER
+    + """
 modules_enabled[#modules_enabled + 1] = "limits"
 limits = { c2s = { rate = "10kb/s" } }
 """
+)
 _STUNNEL = """
 foreground = yes
 pid =
@@ -168,8 +171,12 @@ class Stage:
             )
         )
 
-    def pair(self, kind: str, ports: tuple[int, int]) -> Pair:
-        return Pair(self.bed, kind, ports)
+    def pair(
+        self, kind: str, ports: tuple[int, int], jids: tuple[str, str] = (ALICE, BOB)
+    ) -> Pair:
+        for jid in jids:
+            self.bed.account(jid)
+        return Pair(self.bed, kind, ports, jids)
 
 
 class PersonProcess:
@@ -184,6 +191,7 @@ class PersonProcess:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.person", jid, str(port), kind]
             + [str(side.fileno())],
+            env={"PATH": os.environ["PATH"], "PYTHONWARNINGS": "ignore"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[side.fileno()],
@@ -203,7 +211,7 @@ class PersonProcess:
     def tell(self, do: str, **values: object) -> None:
         self._write(json.dumps({"do": do, **values}) + "\n")
 
-    def event(self, name: str, *, seconds: float = 30) -> dict[str, Any]:
+    def event(self, name: str, *, seconds: float = 150) -> dict[str, Any]:
         """Return the next event of this name; others are kept in `events`."""
         assert self.process.stdout is not None
         stream = self.process.stdout.fileno()
@@ -239,10 +247,12 @@ class PersonProcess:
 class Pair:
     """Alice and Bob, on-line, behind the same kind of candidate."""
 
-    def __init__(self, bed: Bed, kind: str, ports: tuple[int, int]) -> None:
+    def __init__(
+        self, bed: Bed, kind: str, ports: tuple[int, int], jids: tuple[str, str]
+    ) -> None:
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.people = []
-        for jid, port, side in ((ALICE, ports[0], one), (BOB, ports[1], other)):
+        for jid, port, side in zip(jids, ports, (one, other), strict=True):
             person = PersonProcess(jid, bed.passwords[jid], port, kind, side)
             self.people.append(bed.keep(person))
         one.close()
@@ -251,12 +261,15 @@ class Pair:
         self.online = [one.event("online", seconds=60) for one in self.people]
 
     def order(self, do: str, **values: object) -> dict[str, Any]:
-        self.alice.tell(do, to=BOB, **values)
-        return self.alice.event("done")
+        """Have Alice do something towards Bob and return her answer."""
+        return ordered(self.alice, do, self.bob.jid, **values)
+
+    def answer(self) -> None:
+        """Have Bob send one message to Alice: it ends a one-way run."""
+        ordered(self.bob, "window", self.alice.jid, count=1, size=1)
 
     def role(self, role: str) -> None:
-        self.bob.tell("role", role=role, to=ALICE)
-        self.bob.event("done")
+        ordered(self.bob, "role", self.alice.jid, role=role)
 
     def close(self) -> None:
         for person in self.people:
@@ -267,6 +280,13 @@ class Pair:
             except subprocess.TimeoutExpired:
                 pass
             person.stop()
+
+
+def ordered(
+    person: PersonProcess, do: str, to: str, **values: object
+) -> dict[str, Any]:
+    person.tell(do, to=to, **values)
+    return person.event("done")
 
 
 def spent(pids: Mapping[str, int], before: Mapping[str, float]) -> dict[str, float]:

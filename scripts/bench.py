@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Measure Tillie beside what it is compared with, in one run and as ratios.
+
+    scripts/bench [--quick] [--only NAME ...] [--json FILE]
+
+Everything is on loopback, in private instances on free ports, with bounded loops:
+a Prosody, two slixmpp clients direct, behind two stunnels, behind two Tillies, and
+with slixmpp-omemo. Candidates take turns; figures are medians of the rounds.
+Absolute figures belong to the machine and the minute: quote the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from benchmarks import chat, idle, passing, starting, wire  # noqa: E402
+from benchmarks.machine import machine  # noqa: E402
+from benchmarks.table import Table  # noqa: E402
+
+SECTIONS: dict[str, Callable[[Table, bool], None]] = {
+    "machine": machine,
+    "chat": chat.chat,
+    "passing": passing.passing,
+    "wire": wire.wire,
+    "start": starting.start,
+    "memory": idle.memory,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="measure Tillie beside its peers")
+    parser.add_argument("--quick", action="store_true", help="one or two minutes")
+    parser.add_argument("--only", action="append", choices=list(SECTIONS))
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    options = parser.parse_args()
+    figures: dict[str, Any] = {}
+    began = time.monotonic()
+    for name, section in SECTIONS.items():
+        if options.only and name not in options.only:
+            continue
+        table = Table(name)
+        section(table, options.quick)
+        table.show()
+        figures[name] = table.figures
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    print(f"\n{time.monotonic() - began:.0f} s in all")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,404 @@
+"""The SQLite engine: files, modes, damage; nothing is made anew by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import StoreFault
+from proxy.keys.sqlite import DATABASE, KEY_FILE, SCHEMA, SqliteStore, open_store
+
+A = "a@a.test"
+SECRET = b"the private key of a@a.test, 01234567"
+PAGE = 4096
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[SqliteStore]:
+    store = open_store(folder)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def fill(folder: Path, rows: int = 60) -> None:
+    with opened(folder) as store, store.transaction():
+        store.put("own", A, "root", SECRET)
+        for row in range(rows):
+            store.put("send", A, f"{row:04d}", os.urandom(400))
+
+
+def killed(folder: Path, work: str = "") -> None:
+    """Do what `fill` does, and some *work*, in a process that ends by SIGKILL."""
+    code = (
+        "import os, sys, signal\n"
+        "from pathlib import Path\n"
+        "from proxy.keys.sqlite import open_store\n"
+        "store = open_store(Path(sys.argv[1]))\n"
+        "with store.transaction():\n"
+        f"    store.put('own', {A!r}, 'root', {SECRET!r})\n"
+        "    for row in range(60):\n"
+        f"        store.put('send', {A!r}, f'{{row:04d}}', os.urandom(400))\n"
+        f"{work}\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=root,
+        check=False,
+        capture_output=True,
+        timeout=30,
+    )
+    assert done.returncode == -9, done.stderr
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file of the folder; SQLite's index of the log is no data."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+        if path.is_file() and not path.name.endswith("-shm")
+    }
+
+
+def refusal(folder: Path) -> StoreFault:
+    """The fault that opening ends with; nothing in the folder may change by it."""
+    before = hashes(folder)
+    with pytest.raises(StoreFault) as caught:
+        open_store(folder)
+    assert hashes(folder) == before
+    assert "\n" not in caught.value.text
+    assert caught.value.hint
+    return caught.value
+
+
+# -- files --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o777])
+def test_modes_do_not_depend_on_the_umask(folder: Path, mask: int) -> None:
+    old = os.umask(mask)
+    try:
+        with opened(folder) as store, store.transaction():
+            store.put("s", A, "k", b"v")
+            assert _modes(folder) == {0o600}
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert _modes(folder) == {0o600}
+    finally:
+        os.umask(old)
+
+
+def test_wrong_modes_are_put_right(folder: Path) -> None:
+    fill(folder)
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o777)
+    with opened(folder) as store:
+        with store.transaction():
+            store.put("s", A, "k", b"v")
+        names = {KEY_FILE, DATABASE, f"{DATABASE}-wal"}
+        for name in names:
+            assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600, name
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def _modes(folder: Path) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
+def test_values_are_not_in_the_files_in_clear(folder: Path) -> None:
+    with opened(folder) as store:
+        with store.transaction():
+            store.put("own", A, "root", SECRET)
+        assert not any(SECRET in path.read_bytes() for path in folder.iterdir())
+    assert not any(SECRET in path.read_bytes() for path in folder.iterdir())
+
+
+def test_rel_40_commits_are_on_disk(folder: Path) -> None:
+    with opened(folder) as store:
+        asked = {
+            name: store._db.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("synchronous", "journal_mode", "locking_mode")
+        }
+    assert asked == {"synchronous": 2, "journal_mode": "wal", "locking_mode": "exclusive"}
+
+
+def test_rel_01_what_was_committed_is_there_after_a_kill(folder: Path) -> None:
+    killed(
+        folder,
+        "store.transaction().__enter__()\n"
+        f"store.put('own', {A!r}, 'root', b'not committed')\n",
+    )
+    with opened(folder) as store:
+        assert store.get("own", A, "root") == SECRET
+        assert len(store.scan("send", A)) == 60
+
+
+def test_rel_04_killed_in_the_very_first_start(folder: Path) -> None:
+    """The key file takes its name last; without it the first start begins again."""
+    fill(folder)
+    (folder / KEY_FILE).rename(folder / f"{KEY_FILE}.new")
+    with opened(folder) as store:
+        assert store.accounts() == []
+    fill(folder)
+    with opened(folder) as store:
+        assert store.get("own", A, "root") == SECRET
+
+
+def test_rel_20_one_folder_is_for_one_tillie(folder: Path) -> None:
+    with opened(folder) as first:
+        with pytest.raises(StoreFault, match="another Tillie"):
+            open_store(folder)
+        with first.transaction():
+            first.put("s", A, "k", b"v")
+    with opened(folder) as second:
+        assert second.get("s", A, "k") == b"v"
+
+
+def test_a_failed_start_lets_the_folder_go(folder: Path) -> None:
+    fill(folder)
+    key = (folder / KEY_FILE).read_bytes()
+    (folder / KEY_FILE).unlink()
+    refusal(folder)
+    (folder / KEY_FILE).write_bytes(key)
+    with opened(folder) as store:
+        assert store.get("own", A, "root") == SECRET
+
+
+# -- what is missing or does not fit ------------------------------------------
+
+
+def test_rel_18_a_missing_key_file_is_not_made_anew(folder: Path) -> None:
+    fill(folder)
+    (folder / KEY_FILE).unlink()
+    fault = refusal(folder)
+    assert KEY_FILE in fault.text
+    assert "backup" in fault.hint
+
+
+def test_rel_18_a_missing_database_is_not_made_anew(folder: Path) -> None:
+    fill(folder)
+    (folder / DATABASE).unlink()
+    fault = refusal(folder)
+    assert DATABASE in fault.text
+    assert "backup" in fault.hint
+
+
+@pytest.mark.parametrize("length", [0, 16, 31, 33])
+def test_rel_17_a_key_file_of_a_wrong_length(folder: Path, length: int) -> None:
+    fill(folder)
+    (folder / KEY_FILE).write_bytes(bytes(length))
+    assert "damaged" in refusal(folder).text
+
+
+def test_rel_17_the_key_file_of_another_database(folder: Path) -> None:
+    fill(folder)
+    (folder / KEY_FILE).write_bytes(bytes(32))
+    refusal(folder)
+
+
+def test_rel_25_a_newer_schema_is_left_alone(folder: Path) -> None:
+    fill(folder)
+    with sqlite3.connect(folder / DATABASE) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA + 1}")
+    connection.close()
+    fault = refusal(folder)
+    assert f"schema {SCHEMA + 1}" in fault.text
+    assert str(SCHEMA) in fault.text
+
+
+def test_rel_15_a_file_where_the_folder_should_be(folder: Path) -> None:
+    folder.write_text("not a folder")
+    with pytest.raises(StoreFault, match="cannot be used"):
+        open_store(folder)
+    assert folder.read_text() == "not a folder"
+
+
+@pytest.mark.parametrize("name", [KEY_FILE, DATABASE, f"{DATABASE}-wal"])
+def test_loc_02_a_link_in_the_place_of_a_first_file_is_not_followed(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    """Somebody else's file is neither read as a key nor written over."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious" * 4)
+    folder.mkdir()
+    (folder / name).symlink_to(victim)
+    try:
+        open_store(folder).close()
+    except StoreFault:
+        pass
+    assert victim.read_bytes() == b"precious" * 4
+
+
+# -- damage -------------------------------------------------------------------
+
+Damage = Callable[[Path, random.Random], None]
+
+
+def _flip_page_header(path: Path, dice: random.Random) -> None:
+    page = dice.randrange(path.stat().st_size // PAGE)
+    _write(path, page * PAGE + (100 if page == 0 else 0), bytes([dice.choice((0xFF, 1))]))
+
+
+def _zero_page(path: Path, dice: random.Random) -> None:
+    _write(path, dice.randrange(path.stat().st_size // PAGE) * PAGE, bytes(PAGE))
+
+
+def _truncate(path: Path, dice: random.Random) -> None:
+    os.truncate(path, dice.randrange(path.stat().st_size - PAGE))
+
+
+def _random_4_kb(path: Path, dice: random.Random) -> None:
+    _write(path, dice.randrange(path.stat().st_size - PAGE), dice.randbytes(PAGE))
+
+
+def _empty(path: Path, dice: random.Random) -> None:
+    os.truncate(path, 0)
+
+
+def _write(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    "damage", [_flip_page_header, _zero_page, _truncate, _random_4_kb, _empty]
+)
+def test_rel_17_damage_is_found_and_nothing_is_overwritten(
+    folder: Path, damage: Damage, seed: int
+) -> None:
+    """At the start, or at the latest when a record is read; never an empty store."""
+    fill(folder)
+    damage(folder / DATABASE, random.Random(seed))
+    before = hashes(folder)
+    try:
+        store = open_store(folder)
+    except StoreFault as fault:
+        assert hashes(folder) == before
+        assert "\n" not in fault.text
+        return
+    try:
+        with pytest.raises(StoreFault):
+            store.get("own", A, "root")
+            assert len(store.scan("send", A)) == 60
+            raise AssertionError("the damage did not touch a record")
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("damage", [_flip_page_header, _zero_page, _random_4_kb])
+def test_rel_17_damage_beside_a_log_that_a_kill_left(
+    folder: Path, damage: Damage, seed: int
+) -> None:
+    """The refused start moves nothing from the log into the damaged file."""
+    fill(folder)
+    killed(folder)
+    assert (folder / f"{DATABASE}-wal").stat().st_size > PAGE
+    damage(folder / DATABASE, random.Random(seed))
+    before = hashes(folder)
+    try:
+        store = open_store(folder)
+    except StoreFault:
+        assert hashes(folder) == before
+        return
+    try:
+        # the log held a whole copy of what was hit
+        assert store.get("own", A, "root") == SECRET
+        assert len(store.scan("send", A)) == 60
+    finally:
+        store.close()
+
+
+def test_rel_17_a_log_that_was_deleted_after_a_kill(folder: Path) -> None:
+    """Without it the lanes would go back to indexes that were used."""
+    fill(folder)
+    killed(folder)
+    (folder / f"{DATABASE}-wal").unlink()
+    refusal(folder)
+
+
+def test_rel_18_a_first_log_that_was_deleted_does_not_look_like_a_first_start(
+    folder: Path,
+) -> None:
+    """Whoever has keys is never taken for a newcomer."""
+    killed(folder)
+    (folder / f"{DATABASE}-wal").unlink()
+    refusal(folder)
+
+
+def test_a_record_in_the_place_of_another_is_not_read(folder: Path) -> None:
+    with opened(folder) as store, store.transaction():
+        store.put("lane", A, "one", b"1")
+        store.put("lane", A, "two", b"2")
+    with sqlite3.connect(folder / DATABASE) as connection:
+        connection.execute(
+            "UPDATE item SET value=(SELECT value FROM item WHERE key='one') WHERE key='two'"
+        )
+    connection.close()
+    with opened(folder) as store:
+        assert store.get("lane", A, "one") == b"1"
+        with pytest.raises(StoreFault, match="damaged"):
+            store.get("lane", A, "two")
+        with pytest.raises(StoreFault, match="damaged"):
+            store.scan("lane", A)
+
+
+# -- while it runs ------------------------------------------------------------
+
+
+def test_rel_14_a_full_disk_fails_the_commit_and_passes(folder: Path) -> None:
+    """The file size limit of the process stands for the disk."""
+    code = (
+        "import os, resource, sys\n"
+        "from pathlib import Path\n"
+        "from proxy.errors import StoreFault\n"
+        "from proxy.keys.sqlite import open_store\n"
+        "store = open_store(Path(sys.argv[1]))\n"
+        "def put(key):\n"
+        "    with store.transaction():\n"
+        f"        store.put('send', {A!r}, key, os.urandom(9000))\n"
+        "put('before')\n"
+        "wal = Path(sys.argv[1], 'tillie.db-wal').stat().st_size\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (wal, resource.RLIM_INFINITY))\n"
+        "for _ in range(3):\n"
+        "    try:\n"
+        "        put('full')\n"
+        "    except StoreFault as fault:\n"
+        "        print(fault.hint)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))\n"
+        f"assert store.get('send', {A!r}, 'full') is None\n"
+        "put('after')\n"
+        "store.close()\n"
+    )
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=root,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("disk") == 3
+    with opened(folder) as store:
+        assert [key for key, _ in store.scan("send", A)] == ["after", "before"]
