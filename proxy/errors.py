@@ -39,6 +39,10 @@ class TrustFault(Fault):
     default_condition = "not-acceptable"
 
 
+REMOTE = (PeerFault, TrustFault)
+"""What a far side can cause; a ``StoreFault`` or ``LocalFault`` never hides here."""
+
+
 class EnvFault(Fault):
     """DNS, TLS, disk or database failed; may be tried again later."""
 

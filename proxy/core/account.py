@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import Fault
+from ..errors import REMOTE, TrustFault
 from ..keys.manifest import Manifest
 from ..keys.prekeys import Prekey
 from ..keys.store import Store
@@ -27,10 +27,22 @@ from .ratchets import Ratchets, Reader
 if TYPE_CHECKING:
     from .session import Session
 
-MOST_LOOKUPS = 64
+PAUSE = 2_000
+MOST_CAUSED = 30
+MOST_WAITING = 100
+MINUTE = 60_000
+DAY = 24 * 3600 * 1000
 MOST_NOTICES = 500
 RETRY_OWN = 30_000
 Settled = Callable[[], None]
+
+
+@dataclass(slots=True)
+class _LookUp:
+    """A look-up under way, who asked it, and who waits for it."""
+
+    asker: Session
+    waiting: list[Settled]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +83,9 @@ class Account:
         self.inbox = Inbox(store, jid)
         self.streams: list[Session] = []
         self.in_flight: dict[str, Session] = {}
-        self._lookups: dict[str, list[Settled]] = {}
-        self._publishing = False
+        self._lookups: dict[str, _LookUp] = {}
+        self._caused: deque[int] = deque()
+        self._publisher: Session | None = None
         self._retry_at = 0
         self._prekey_published = False
         self._told: deque[tuple[str, str]] = deque(maxlen=50)
@@ -122,16 +135,16 @@ class Account:
 
         What is there is read first; a failure to read is not "nothing there".
         """
-        if self._publishing:
+        if self._publisher is not None:
             return
-        self._publishing = True
+        self._publisher = asker
         self.identity.ensure_device(self.clock())
         directory.look_up(
             asker, self.jid, None, lambda outcome: self._own_found(asker, outcome)
         )
 
     def _own_found(self, asker: Session, outcome: Outcome) -> None:
-        self._publishing = False
+        self._publisher = None
         match outcome:
             case Failed(text=text):
                 self._retry_at = self.clock() + RETRY_OWN
@@ -144,11 +157,16 @@ class Account:
             stream.pump()
 
     def _own_absent(self, asker: Session) -> None:
+        """Nothing is published: the first keys are made, once.
+
+        A device that has seen keys of the account makes none, whatever the
+        server says later; what it published itself, it publishes again.
+        """
         identity = self.identity
-        if identity.standing is Standing.LINKING and identity.has_manifest:
-            return
-        if identity.standing is Standing.NEW or not identity.has_manifest:
+        if identity.standing is Standing.NEW:
             identity.create(self.settings.label, self.clock())
+        elif identity.standing is Standing.ALARM:
+            identity.adopt(identity.manifest)
         if identity.standing is Standing.READY:
             self.publish(asker)
 
@@ -175,6 +193,12 @@ class Account:
             identity.adopt(own)
         if manifest.seq > own.seq:
             self._adopt_newer(own, manifest)
+        elif manifest.seq == own.seq and manifest.digest != own.digest:
+            self.notice(
+                self.jid,
+                "two lists of the own devices with one number exist; the one here "
+                "stays, and the next change settles it",
+            )
         if identity.standing is not Standing.READY:
             return
         if manifest.seq < identity.manifest.seq:
@@ -243,31 +267,69 @@ class Account:
             and self.identity.rotate_prekey(now)
         ):
             self.publish_prekey(asker)
+        self._prune(now)
+
+    def _prune(self, now: int) -> None:
+        """Once a day, whenever that comes to pass."""
+        last = int.from_bytes(self.store.get("own", self.jid, "pruned") or b"", "big")
+        if now - last >= DAY:
+            self.store.put("own", self.jid, "pruned", now.to_bytes(8, "big"))
             self.ratchets.prune(now)
+            self.inbox.prune(now)
 
     # -- contacts ------
 
     def looking_up(self, jid: str) -> bool:
         return jid in self._lookups
 
-    def look_up(self, asker: Session, jid: str, settled: Settled) -> None:
+    def look_up(
+        self, asker: Session, jid: str, settled: Settled, *, stranger: bool = False
+    ) -> bool:
         """Learn *jid*'s keys; *settled* is called when contacts know more.
 
-        Look-ups for one address are made once, however many wait for it.
+        Look-ups for one address are made once, however many wait for it.  What
+        others cause (*stranger*) has a budget, and False comes back when it is
+        used up: that is no answer about *jid*, and nothing is remembered of it.
         """
         if jid in self._lookups:
-            self._lookups[jid].append(settled)
-            return
-        if len(self._lookups) >= MOST_LOOKUPS:
-            self.contacts.failed(
-                jid, Finding.FAILED, "too many look-ups at once", self.clock()
-            )
-            settled()
-            return
-        self._lookups[jid] = [settled]
+            waiting = self._lookups[jid].waiting
+            if len(waiting) < MOST_WAITING:
+                waiting.append(settled)
+            return True
+        if stranger and (self._just_asked(jid) or not self._budget()):
+            return False
+        self._lookups[jid] = _LookUp(asker, [settled])
         directory.look_up(
             asker, jid, jid, lambda outcome: self._looked_up(jid, outcome)
         )
+        return True
+
+    def _just_asked(self, jid: str) -> bool:
+        now = self.clock()
+        finding = self.contacts.finding(jid, now)
+        return finding is not None and now - finding.at < PAUSE
+
+    def _budget(self) -> bool:
+        now = self.clock()
+        while self._caused and now - self._caused[0] > MINUTE:
+            self._caused.popleft()
+        if len(self._caused) >= MOST_CAUSED:
+            return False
+        self._caused.append(now)
+        return True
+
+    def left(self, session: Session) -> None:
+        """*session* is over: what it asked will not be answered any more."""
+        if session in self.streams:
+            self.streams.remove(session)
+        for row, holder in list(self.in_flight.items()):
+            if holder is session:
+                del self.in_flight[row]
+        for jid, look_up in list(self._lookups.items()):
+            if look_up.asker is session:
+                del self._lookups[jid]
+        if self._publisher is session:
+            self._publisher = None
 
     def _looked_up(self, jid: str, outcome: Outcome) -> None:
         now = self.clock()
@@ -279,15 +341,17 @@ class Account:
                     self.notice(jid, f"{jid}: {notice}")
             case Failed(text=text):
                 self.contacts.failed(jid, Finding.FAILED, text, now)
-        for settled in self._lookups.pop(jid, []):
+        look_up = self._lookups.pop(jid, None)
+        for settled in look_up.waiting if look_up is not None else ():
             settled()
 
     def _learn(
         self, jid: str, manifest: Manifest, prekeys: list[Prekey], now: int
     ) -> None:
         try:
+            self._check_own(jid, manifest)
             learned = self.contacts.learn(jid, manifest, prekeys, now)
-        except Fault as fault:
+        except REMOTE as fault:
             self.contacts.failed(jid, Finding.FAILED, fault.text, now)
             return
         if learned.notice:
@@ -295,6 +359,14 @@ class Account:
         # remembered either way: nobody asks again at once for what was not there
         text = learned.notice or "the look-up brought nothing new"
         self.contacts.failed(jid, Finding.FAILED, text, now)
+
+    def _check_own(self, jid: str, manifest: Manifest) -> None:
+        """The own account is never pinned on first use: its root is known."""
+        if jid == self.jid and (
+            not self.identity.has_manifest
+            or manifest.root.fingerprint != self.identity.fingerprint
+        ):
+            raise TrustFault("the server shows other keys for the own account")
 
     def audience(self, contact: Contact | None) -> list[tuple[str, bytes]]:
         """Accounts that read a lane towards *contact*; None: only the own one."""

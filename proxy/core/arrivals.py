@@ -7,21 +7,24 @@ for a key holds back later ones of the same sender and nobody else's; after
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element
 
-from ..errors import Fault, PeerFault
+from ..errors import REMOTE, PeerFault, TrustFault
 from ..rules import classes
 from ..wire import tree
 from ..wire.jid import Jid
 from ..wire.stanza import Stanza
 from . import inbound, keyrequests, linking
-from .inbox import HELD_FOR, HELD_PER_PEER, KEPT_LATE, Held
+from .inbox import HELD_FOR, KEPT_LATE, Held
 
 if TYPE_CHECKING:
     from .account import Account
     from .session import Session
 
+AGAIN = 2_500
+MOST_AGAIN = 50
 _EVENT = "{http://jabber.org/protocol/pubsub#event}event"
 _OWN_NODES = "urn:x-tillie:"
 
@@ -33,37 +36,37 @@ class Arrivals:
         self._account = account
         self._session = session
         self._inbox = account.inbox
+        self._again_at = 0
 
     # -- one message ------
 
     def message(self, stanza: Stanza) -> None:
         """A message came from the server."""
-        try:
-            sender = Jid.parse(stanza.from_ or self._account.jid)
-        except PeerFault:
-            return
+        sender = Jid.parse(stanza.from_ or self._account.jid)
         if _own_event(stanza):
             return
-        layer = [name for name in stanza.children if name.startswith(_LAYER)]
-        if layer:
+        if any(name.startswith(_LAYER) for name in stanza.children):
             self._layer(stanza, sender)
             return
         peer = str(sender.bare)
-        if self._inbox.blocking(self._session.stream, peer) and not _from_archive(
-            stanza
-        ):
+        if self._inbox.blocking(self._session.stream, peer) and not _archived(stanza):
+            # its grants may be what the one it queues behind is waiting for
+            _, taken = inbound.take_grants(self._account, stanza, peer)
+            if taken:
+                self._retry_all(peer)
+        if self._inbox.blocking(self._session.stream, peer) and not _archived(stanza):
             self._hold(stanza, peer)
-            return
-        self._carry_out(inbound.judge(self._account, stanza), stanza, peer, None)
+        else:
+            self._process(stanza, peer, None)
 
-    def _carry_out(
-        self, verdict: inbound.Verdict, stanza: Stanza, peer: str, held: Held | None
-    ) -> bool:
+    def _process(self, stanza: Stanza, peer: str, held: Held | None) -> bool:
         """Whether *stanza* is done with."""
+        asked = held is not None and held.asked
+        verdict = inbound.judge(self._account, stanza, retry=asked)
         match verdict:
             case inbound.Deliver(message=message):
                 self._release(held)
-                if message is not None and self._fresh(verdict):
+                if self._fresh(verdict):
                     self._give(message, stanza)
                 return True
             case inbound.Drop():
@@ -104,10 +107,11 @@ class Arrivals:
     # -- held ------
 
     def _hold(self, stanza: Stanza, peer: str) -> Held | None:
-        if self._inbox.count(peer) >= HELD_PER_PEER:
-            self._account.notice(
-                peer, f"too many messages of {peer} wait for a key; one was left out"
-            )
+        """Keep *stanza* for later; where there is no room, its placeholder goes out
+        now and the message is given up."""
+        if self._inbox.full(peer):
+            self._give(inbound.placeholder(self._account, stanza), stanza)
+            self._account.notice(peer, f"too many messages of {peer} wait for a key")
             return None
         return self._inbox.hold(
             self._session.stream, peer, stanza.to_bytes(), self._account.clock()
@@ -118,26 +122,45 @@ class Arrivals:
             self._inbox.release(held)
 
     def _look_up(self, jid: str, held: Held) -> None:
-        if held.asked or not self._session.connected:
+        if held.asked:
             return
 
         def settled() -> None:
             held.asked = True
-            self.retry()
+            self.retry(held.peer)
 
-        self._account.look_up(self._session, jid, settled)
+        self._ask_about(jid, settled)
 
-    def retry(self) -> None:
-        """Try again what is held, each sender's messages in order."""
-        stuck: set[str] = set()
+    def _retry_all(self, granter: str) -> None:
+        """A key of *granter* came: every stream's messages of it, and what the own
+        account's carbons bring of it."""
+        for stream in list(self._account.streams) or [self._session]:
+            stream.retry(granter)
+            if granter != self._account.jid:
+                stream.retry(self._account.jid)
+
+    def retry(self, peer: str) -> None:
+        """Try again what is held of *peer*, in order."""
         for held in self._own_held():
-            if held.peer in stuck:
+            if held.peer != peer or held not in self._inbox.load_held():
                 continue
-            stanza = Stanza.of(tree.parse(held.data))
-            verdict = inbound.judge(self._account, stanza, retry=held.asked)
-            done = self._carry_out(verdict, stanza, held.peer, held)
-            if not done and not held.shown:
-                stuck.add(held.peer)
+            stanza = self._reread(held)
+            if stanza is None:
+                continue
+            if any(name.startswith(_LAYER) for name in stanza.children):
+                self._inbox.release(held)
+                self._layer(stanza, Jid.parse(stanza.from_ or self._account.jid))
+            elif not self._process(stanza, peer, held) and not held.shown:
+                return
+
+    def _reread(self, held: Held) -> Stanza | None:
+        """The stanza that was held; one that cannot be read again is given up."""
+        try:
+            return Stanza.of(tree.stored(held.data))
+        except PeerFault:
+            self._inbox.release(held)
+            self._account.notice(held.peer, "a message that was held cannot be read")
+            return None
 
     def _own_held(self) -> list[Held]:
         """What is held for this stream, and what streams that ended left behind."""
@@ -146,18 +169,33 @@ class Arrivals:
 
     def tick(self, now: int) -> None:
         """Placeholders for what waited too long; a last farewell after 14 days."""
-        late = False
+        again: dict[str, None] = {}
         for held in self._own_held():
             if held.shown:
                 if now - held.since > KEPT_LATE:
                     self._inbox.release(held)
             elif now - held.since >= HELD_FOR and self._session.available:
-                held.shown = late = True
-                self._inbox.save(held)
-                stanza = Stanza.of(tree.parse(held.data))
-                self._give(inbound.placeholder(self._account, stanza), stanza)
-        if late:
-            self.retry()
+                self._give_up_waiting(held)
+                again[held.peer] = None
+            elif not held.asked and now >= self._again_at:
+                # there was no room for its look-up before
+                again[held.peer] = None
+        if now >= self._again_at:
+            self._again_at = now + AGAIN
+        for peer in list(again)[:MOST_AGAIN]:
+            self.retry(peer)
+
+    def _give_up_waiting(self, held: Held) -> None:
+        """The placeholder goes out; the message is kept in case its key comes."""
+        stanza = self._reread(held)
+        if stanza is None:
+            return
+        if any(name.startswith(_LAYER) for name in stanza.children):
+            self._inbox.release(held)
+            return
+        held.shown = True
+        self._inbox.save(held)
+        self._give(inbound.placeholder(self._account, stanza), stanza)
 
     # -- the client ------
 
@@ -166,16 +204,21 @@ class Arrivals:
         account = self._account
         for row, data in self._inbox.waiting():
             holder = account.in_flight.get(row)
-            if holder is not None and not holder.over:
-                continue
-            message = tree.parse(data)
-            if message.get("to") and self._session.jid is not None:
-                message.set("to", str(self._session.jid))
-            if self._session.deliver(tree.serialise(message), row):
-                account.in_flight[row] = self._session
-        for held in self._inbox.load_held():
-            held.asked = False
-        self.retry()
+            if holder is None or holder.over:
+                self._give_again(row, data)
+        held = self._own_held()
+        for one in held:
+            one.asked = False
+        for peer in dict.fromkeys(one.peer for one in held):
+            self.retry(peer)
+
+    def _give_again(self, row: str, data: bytes) -> None:
+        """What an earlier stream did not get to its client, readdressed to this."""
+        message = tree.stored(data)
+        if message.get("to") and self._session.jid is not None:
+            message.set("to", str(self._session.jid))
+        if self._session.deliver(tree.serialise(message), row):
+            self._account.in_flight[row] = self._session
 
     def delivered(self, rows: list[str]) -> None:
         for row in rows:
@@ -191,30 +234,34 @@ class Arrivals:
         for child in stanza.tree():
             try:
                 self._layer_child(child, stanza, sender)
-            except Fault as fault:
+            except REMOTE as fault:
                 self._account.notice(str(sender.bare), fault.text, show=False)
 
     def _layer_child(self, child: Element, stanza: Stanza, sender: Jid) -> None:
         bare = str(sender.bare)
         if child.tag == inbound.GRANTS:
-            self._grants(child, bare)
+            self._grants(stanza, bare)
         elif child.tag == keyrequests.KEYREQ:
-            self._requested(child, bare)
+            self._requested(child, stanza, bare)
         elif bare == self._account.jid and sender != self._session.jid:
             self._linking(child, sender)
 
-    def _grants(self, grants: Element, granter: str, *, asked: bool = False) -> None:
-        need = inbound.take_grant_message(self._account, grants, granter, retry=asked)
-        if need is None:
-            self.retry()
-        elif self._session.connected:
-            self._account.look_up(
-                self._session,
-                need.jid,
-                lambda: self._grants(grants, granter, asked=True),
-            )
+    def _grants(self, stanza: Stanza, granter: str, *, asked: bool = False) -> None:
+        need, taken = inbound.take_grants(self._account, stanza, granter, retry=asked)
+        if taken:
+            self._retry_all(granter)
+        elif need is not None and not self._ask_about(
+            need.jid, lambda: self._grants(stanza, granter, asked=True)
+        ):
+            self._hold(stanza, granter)
 
-    def _requested(self, element: Element, requester: str) -> None:
+    def _ask_about(self, jid: str, settled: Callable[[], None]) -> bool:
+        """Whether *jid* is being looked up now."""
+        return self._session.connected and self._account.look_up(
+            self._session, jid, settled, stranger=True
+        )
+
+    def _requested(self, element: Element, stanza: Stanza, requester: str) -> None:
         requests = self._session.house.key_requests(self._account)
         request = requests.read(element, requester)
 
@@ -222,13 +269,13 @@ class Arrivals:
             try:
                 for cleared in requests.answer(request):
                     self._session.send_own(cleared)
-            except Fault as fault:
+            except TrustFault as fault:
                 self._account.notice(requester, fault.text, show=False)
 
-        if requests.needs_look_up(request) and self._session.connected:
-            self._account.look_up(self._session, requester, answer)
-        else:
+        if not requests.needs_look_up(request):
             answer()
+        elif not self._ask_about(requester, answer):
+            self._hold(stanza, requester)
 
     def _linking(self, child: Element, sender: Jid) -> None:
         link = self._session.house.linking(self._account)
@@ -240,7 +287,6 @@ class Arrivals:
                 self._session.send_own(answer, kept=False)
         elif child.tag == linking.ANSWER and link.answered(child):
             self._account.publish_prekey(self._session)
-            self.retry()
             for stream in self._account.streams:
                 stream.pump()
 
@@ -251,19 +297,19 @@ _LAYER = f"{{{classes.LANE}}}"
 def _own_event(stanza: Stanza) -> bool:
     if _EVENT not in stanza.children:
         return False
-    return any(
-        child.get("node", "").startswith(_OWN_NODES)
-        for child in stanza.tree().find(_EVENT) or ()
+    event = stanza.tree().find(_EVENT)
+    return event is not None and any(
+        child.get("node", "").startswith(_OWN_NODES) for child in event
     )
 
 
-def _from_archive(stanza: Stanza) -> bool:
+def _archived(stanza: Stanza) -> bool:
     return any(name.endswith("}result") for name in stanza.children)
 
 
 def _worth_keeping(message: Element, stanza: Stanza) -> bool:
     """Whether a kill may not lose it: not typing, not what can be read again."""
-    if stanza.type == "headline" or _from_archive(stanza):
+    if stanza.type == "headline" or _archived(stanza):
         return False
     names = [
         child.tag for child in message if not child.tag.startswith("{urn:xmpp:hints}")

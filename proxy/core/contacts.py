@@ -292,6 +292,12 @@ class Contacts:
                 hint=f"tillie forget {jid} drops what is known of its keys",
             )
         word = self.policy(jid)
+        if jid != jid.casefold():
+            # servers of the older rules (RFC 6122) would read another address
+            raise TrustFault(
+                f"{jid} is an address that servers read in different ways",
+                condition="policy-violation",
+            )
         if word == "clear":
             return Permit(jid, "allowed")
         if word == "require":

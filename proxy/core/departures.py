@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, SubElement
 
-from ..errors import PeerFault, TrustFault
+from ..errors import LocalFault, PeerFault, TrustFault
 from ..wire import tree
 from ..wire.jid import Jid
 from ..wire.stanza import Stanza, error_reply
@@ -93,6 +93,10 @@ class Departures:
             return self._bound(stanza, since)
         except PeerFault as fault:
             self._bounce(stanza, fault.condition, fault.text, "modify")
+        except (TrustFault, LocalFault) as fault:
+            # the guard refused what a rule let through: it stays here
+            text = f"not sent: {fault.text}"
+            self._refuse(stanza, outbound.Return("policy-violation", text))
         return True
 
     def _unbound(self, stanza: Stanza) -> None:
@@ -180,9 +184,9 @@ class Departures:
         verdict = outbound.decide(account, stanza, since)
         late = session.house.clock() - since >= HOLD
         match verdict:
-            case outbound.Go(stanzas=stanzas, kept=kept):
+            case outbound.Go(stanzas=stanzas, kept=kept, clear_to=clear_to):
                 for cleared in stanzas:
-                    session.uplink.send(cleared, kept=kept)
+                    session.uplink.send(cleared, kept=kept, clear_to=clear_to)
             case outbound.Return():
                 self._refuse(stanza, verdict)
             case outbound.LookUp(jid=jid) if late:

@@ -17,6 +17,7 @@ from ..keys.manifest import Device
 from ..keys.store import Store
 from ..wire.jid import Jid
 from .account import Account, Settings
+from .identity import Standing
 from .keyrequests import KeyRequests
 from .linking import Linking
 from .phase import Phase
@@ -86,14 +87,10 @@ class House:
         self.dirty.add(session)
 
     def left(self, session: Session) -> None:
-        account = session.account
         if session in self.sessions:
             self.sessions.remove(session)
-        if account is not None and session in account.streams:
-            account.streams.remove(session)
-            for row, holder in list(account.in_flight.items()):
-                if holder is session:
-                    del account.in_flight[row]
+        if session.account is not None:
+            session.account.left(session)
 
     def forget_if_unknown(self, account: Account) -> None:
         """A login failed: whoever tries names must not fill the memory."""
@@ -116,8 +113,7 @@ class House:
             account.reconfigure(settings)
 
     def tick(self) -> None:
-        for session in list(self.sessions):
-            session.tick()
+        """What concerns no single session; see ``Session.tick`` for the rest."""
         for linking in self._linkings.values():
             linking.tick(self.clock())
 
@@ -190,8 +186,17 @@ class House:
         account.contacts.set_policy(jid, "require")
 
     def _forget(self, account: Account, jid: str) -> None:
+        if jid == account.jid:
+            self._forget_false_keys(account)
         account.contacts.forget(jid)
         account.ratchets.rotate(jid)
+
+    def _forget_false_keys(self, account: Account) -> None:
+        """The person's word that the own keys here are the right ones."""
+        if account.identity.standing is Standing.ALARM:
+            account.identity.adopt(account.identity.manifest)
+            for stream in account.streams[:1]:
+                account.publish(stream)
 
     def _account_status(self, account: Account) -> dict[str, object]:
         connected = [one for one in account.streams if one.phase is Phase.LIVE]

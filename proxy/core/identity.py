@@ -73,6 +73,12 @@ class Identity:
         return self._standing is Standing.READY
 
     @property
+    def can_read(self) -> bool:
+        """Whether keys that were granted here still count: also while somebody
+        else's keys stand in the server's record."""
+        return self._standing in (Standing.READY, Standing.ALARM)
+
+    @property
     def manifest(self) -> Manifest:
         """:raises LocalFault: asked for before there is one."""
         if self._manifest is None:

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from xml.etree.ElementTree import Element
 
-from ..errors import Fault, PeerFault, TrustFault
+from ..errors import REMOTE, PeerFault, TrustFault
 from ..rules import classes, envelope, marks
-from ..rules.classes import Class, class_of
 from ..suites import lanes
 from ..suites.fields import unb64
 from ..wire.jid import Jid
 from ..wire.stanza import Stanza
 from .account import Account
 from .contacts import Contact
+from .phase import LOCAL_DOMAIN
 from .ratchets import UnknownLane
 
 SEALS = (f"{{{classes.SEAL}}}encrypted", f"{{{classes.SEAL}}}transient")
@@ -30,17 +30,28 @@ _FORWARDED = f"{{{classes.FORWARD}}}forwarded"
 _MESSAGE = "{jabber:client}message"
 _CARBONS = (f"{{{classes.CARBONS}}}received", f"{{{classes.CARBONS}}}sent")
 _RESULTS = (f"{{{classes.MAM}}}result", "{urn:xmpp:mam:1}result")
+CHAT_STATES = ("active", "composing", "paused", "inactive", "gone")
+HINTS = ("store", "no-store", "no-copy", "no-permanent-store")
 _LAYER = f"{{{classes.LANE}}}"
+MOST_GRANTS_TO_ONE = 4
 LARGEST_PAYLOAD = 400_000
 
-# what a clear message of somebody with keys may not do to sealed ones (ID-15, ID-16)
-_ACTING_ON_OTHERS = (
-    "{urn:xmpp:message-correct:0}",
-    "{urn:xmpp:message-retract:",
-    "{urn:xmpp:reactions:0}",
-    "{urn:xmpp:fasten:0}",
-    "{urn:xmpp:chat-markers:0}",
-    "{urn:xmpp:receipts}received",
+# what stays of a clear message of somebody who has keys (ID-15, ID-16): a text,
+# which is marked, and what says nothing; all else could act on sealed messages, or
+# show something that bears no mark
+_HARMLESS = frozenset(
+    {
+        marks.BODY,
+        marks.SUBJECT,
+        "{jabber:client}thread",
+        *(f"{{{classes.CHATSTATES}}}{name}" for name in CHAT_STATES),
+        *classes.SERVER_MADE_OUTSIDE,
+        classes.ORIGIN_ID,
+        f"{{{classes.RECEIPTS}}}request",
+        "{http://jabber.org/protocol/pubsub#event}event",
+        f"{{{classes.MUC_USER}}}x",
+        *(f"{{{classes.HINTS}}}{name}" for name in HINTS),
+    }
 )
 
 
@@ -48,7 +59,7 @@ _ACTING_ON_OTHERS = (
 class Deliver:
     """For the client; *key* names the sealed message for replay, if it was one."""
 
-    message: Element | None
+    message: Element
     key: str = ""
     digest: bytes = b""
 
@@ -96,40 +107,38 @@ def judge(account: Account, stanza: Stanza, *, retry: bool = False) -> Verdict:
     """The verdict on one message of the server.
 
     :param retry: it was held before, so what can be looked up has been.
+    :raises StoreFault: the state could not be read.
     """
     message = stanza.tree()
     try:
         sender = Jid.parse(stanza.from_ or account.jid)
+        place = _place(account, message, archive=False)
     except PeerFault:
         return Drop("an address that is none")
-    bare = str(sender.bare)
     wrapper = _wrapper(message)
     if wrapper is not None:
         return _wrapped(account, stanza, wrapper, sender, retry)
-    if stanza.type == "error":
-        return Deliver(_without_seal(message))
-    if stanza.type == "groupchat":
-        return Deliver(_room(message))
-    place = Place(sender=bare, peer=bare)
-    if bare == account.jid and stanza.to:
-        place = Place(bare, str(Jid.parse(stanza.to).bare))
     return _judge(account, message, place, retry)
 
 
 def _judge(account: Account, message: Element, place: Place, retry: bool) -> Verdict:
+    if Jid.parse(message.get("from") or account.jid).domain == LOCAL_DOMAIN:
+        return Drop("nobody on the network speaks as Tillie")
     if any(child.tag.startswith(_LAYER) for child in message):
         # keys travelling in an archive or a carbon are nobody's message
-        return (
-            Deliver(Element(message.tag, message.attrib))
-            if place.archive
-            else Drop("this layer's own words")
-        )
+        empty = Deliver(Element(message.tag, message.attrib))
+        return empty if place.archive else Drop("this layer's own words")
+    if message.get("type") == "error":
+        return _error(account, message, place)
     seals = [child for child in message if child.tag in SEALS]
     if not seals:
         return _clear(account, message, place)
+    if message.get("type") == "groupchat":
+        # rooms are not sealed yet
+        return _unreadable(message)
     if len(seals) > 1 or [child.tag for child in seals[0]][:1] != [_PAYLOAD]:
         account.notice(place.sender, f"a malformed seal came from {place.sender}")
-        return _unreadable(message, place)
+        return _unreadable(message)
     return _open(account, message, seals[0], place, retry)
 
 
@@ -144,7 +153,7 @@ def placeholder(account: Account, stanza: Stanza) -> Element:
     return _replaced(message, inner, note)
 
 
-def _unreadable(message: Element, place: Place) -> Deliver:
+def _unreadable(message: Element) -> Deliver:
     return Deliver(marks.placeholder(dict(message.attrib), marks.UNREADABLE_OLD))
 
 
@@ -163,48 +172,57 @@ def _wrapped(
 ) -> Verdict:
     """A carbon or an archive result, its inner message opened in place.
 
-    Only the own bare JID makes carbons (XEP-0280, 11; ID-01, ID-02).  An
-    archive of somebody else, a room's, passes as it is.
+    Only the own bare JID makes carbons (XEP-0280, 11; ID-01, ID-02), and only it
+    the own archive, which may also leave itself out as the sender.
     """
-    own = str(sender) == account.jid or stanza.from_ is None
     archive = wrapper.tag in _RESULTS
-    if not own:
-        if archive and not _has_seal(wrapper):
-            return Deliver(stanza.tree())
-        return Drop("a carbon or archive page from somebody else")
+    if str(sender) != account.jid or (stanza.from_ is None and not archive):
+        return _foreign(account, stanza, str(sender.bare), archive)
     inner = _inner(wrapper)
-    if inner is None or (stanza.type == "groupchat"):
+    if inner is None or stanza.type == "groupchat":
         return Drop("a wrapper that holds something else than one message")
-    if inner.tag != _MESSAGE or inner.get("type") in ("groupchat", "error"):
-        return Deliver(_replaced(stanza.tree(), inner, _room(inner)))
     try:
-        place = _place(account, inner, archive)
+        place = _place(account, inner, archive=archive)
     except PeerFault:
         return Drop("an address that is none")
     if wrapper.tag == _CARBONS[1] and place.sender != account.jid:
         return Drop("a sent carbon of somebody else's message")
-    verdict = _judge(account, inner, place, retry)
-    return _rewrapped(stanza, inner, verdict, archive)
+    return _rewrapped(stanza, inner, _judge(account, inner, place, retry), archive)
+
+
+def _foreign(account: Account, stanza: Stanza, sender: str, archive: bool) -> Verdict:
+    """A room's archive page; nobody else has a wrapper to send."""
+    contact = account.contacts.get(sender)
+    alone = len(stanza.tree()) == 1
+    if not archive or contact is not None or not alone or _has_seal(stanza.tree()):
+        return Drop("a carbon or archive page from somebody else")
+    return Deliver(_defused_inside(stanza.tree()))
+
+
+def _defused_inside(message: Element) -> Element:
+    inner = [part for part in message.iter(_MESSAGE) if part is not message]
+    for part in inner:
+        message = _replaced(message, part, _defused(part))
+    return message
 
 
 def _rewrapped(
     stanza: Stanza, inner: Element, verdict: Verdict, archive: bool
 ) -> Verdict:
-    if isinstance(verdict, Deliver) and verdict.message is not None:
+    if isinstance(verdict, Deliver):
+        if verdict.message is inner:
+            return Deliver(stanza.tree())
         whole = _replaced(stanza.tree(), inner, verdict.message)
         return Deliver(whole, "" if archive else verdict.key, verdict.digest)
-    if archive and not isinstance(verdict, NeedContact | NeedKey):
-        # a page keeps its length: clients count results (XEP-0313, 4)
-        note = marks.placeholder(dict(inner.attrib), marks.UNREADABLE_OLD)
-        return Deliver(_replaced(stanza.tree(), inner, note))
     if archive:
+        # a page keeps its length: clients count results (XEP-0313, 4)
         note = marks.placeholder(dict(inner.attrib), marks.UNREADABLE_OLD)
         return Deliver(_replaced(stanza.tree(), inner, note))
     return verdict
 
 
-def _has_seal(wrapper: Element) -> bool:
-    return any(part.tag in SEALS for part in wrapper.iter())
+def _has_seal(message: Element) -> bool:
+    return any(part.tag in SEALS for part in message.iter())
 
 
 def _inner(wrapper: Element) -> Element | None:
@@ -220,7 +238,7 @@ def _inner(wrapper: Element) -> Element | None:
     return inner[0]
 
 
-def _place(account: Account, inner: Element, archive: bool) -> Place:
+def _place(account: Account, inner: Element, *, archive: bool) -> Place:
     sender = str(Jid.parse(inner.get("from") or account.jid).bare)
     to = str(Jid.parse(inner.get("to") or account.jid).bare)
     return Place(sender, to if sender == account.jid else sender, archive)
@@ -242,28 +260,30 @@ def _replaced(whole: Element, old: Element, new: Element) -> Element:
 def _open(
     account: Account, message: Element, seal: Element, place: Place, retry: bool
 ) -> Verdict:
-    if not account.identity.has_manifest or not account.identity.ready:
+    if not account.identity.can_read:
         return _not_linked(account, message, seal, place)
-    need = _take_grants(account, seal.find(GRANTS), place.sender, retry)
+    need, _ = _take_grants(account, seal.find(GRANTS), place.sender, retry)
+    kind = message.get("type") or "normal"
     try:
         payload = _payload(seal)
-        kind = message.get("type") or "normal"
         unsealed = account.ratchets.unseal(
             place.sender, payload, lanes.Bound(kind, place.sender)
         )
     except UnknownLane as unknown:
         return need or _unknown(account, message, seal, place, unknown, retry)
-    except Fault as fault:
+    except REMOTE as fault:
         account.notice(place.sender, f"a seal of {place.sender} does not hold")
         return Drop(fault.text)
     if bool(unsealed.header.flags & lanes.TRANSIENT) != (seal.tag == SEALS[1]):
         return Drop("a seal of another kind than its element says")
     try:
         inside = envelope.read(unsealed.plaintext)
+        if inside.type != kind:
+            raise TrustFault("a seal of another type than its stanza")
         need = _check(account, inside, unsealed.lane.facts, place, retry)
-    except Fault as fault:
+    except REMOTE:
         account.notice(place.sender, f"a seal of {place.sender} was misused")
-        return _held_for_good(message, place, fault)
+        return _unreadable(message)
     if need is not None:
         return need
     if not place.archive:
@@ -277,10 +297,6 @@ def _open(
     header = unsealed.header
     key = f"{header.lane.hex()}{header.n:08x}{unsealed.lane.facts.device[:8].hex()}"
     return Deliver(restored, key, unsealed.digest)
-
-
-def _held_for_good(message: Element, place: Place, fault: Fault) -> Verdict:
-    return _unreadable(message, place)
 
 
 def _payload(seal: Element) -> bytes:
@@ -314,7 +330,7 @@ def _not_linked(
     account.notice(
         account.jid, "sealed messages come that this device has no keys for yet"
     )
-    return _unreadable(message, place)
+    return _unreadable(message)
 
 
 def _check(
@@ -365,60 +381,69 @@ def _tell_if_removed(
     account: Account, facts: lanes.Facts, place: Place, message: Element
 ) -> None:
     """What a removed device wrote before its removal is shown as such (I8)."""
-    contact = account.contacts.get(place.sender)
-    device = contact.manifest.device(facts.device) if contact else None
+    manifest = account.identity.manifest
+    if place.sender != account.jid:
+        contact = account.contacts.get(place.sender)
+        manifest = contact.manifest if contact is not None else manifest
+    device = manifest.device(facts.device)
     body = message.find(marks.BODY)
     if device is not None and device.removed and body is not None:
         body.text = f"[Tillie: from a removed device] {body.text or ''}"
 
 
 def _server_made(account: Account, message: Element) -> list[Element]:
-    """Children of the outside that only a server makes, by a server we know (R5)."""
-    domain = str(Jid.parse(account.jid).domain)
-    trusted = {account.jid, domain}
-    kept = []
-    for child in message:
-        if child.tag not in classes.SERVER_MADE_OUTSIDE:
-            continue
-        by = child.get("by") or child.get("from") or domain
-        if by in trusted:
-            kept.append(copy(child))
-    return kept
+    """Children of the outside that only a server makes, by a server we know (R5).
+
+    One that names nobody is not believed: any contact can write it (ID-17).
+    """
+    trusted = {account.jid, Jid.parse(account.jid).domain}
+    return [
+        copy(child)
+        for child in message
+        if child.tag in classes.SERVER_MADE_OUTSIDE
+        and (child.get("by") or child.get("from")) in trusted
+    ]
 
 
 def _take_grants(
     account: Account, grants: Element | None, granter: str, retry: bool
-) -> NeedContact | None:
-    """Keep what was granted to this device; say if the granter is not known yet."""
-    if grants is None:
-        return None
-    identity = account.identity
-    mine = [
-        grant
-        for grant in grants
-        if grant.get("to") == account.jid and _is_mine(account, grant)
-    ]
-    if not mine:
-        return None
+) -> tuple[NeedContact | None, bool]:
+    """Keep what was granted to this device.
+
+    The first of what comes back says that the granter is not known yet, the
+    second whether a key was taken.
+    """
+    mine = _mine(account, grants)
+    if grants is None or not mine:
+        return None, False
     try:
         public = unb64(grants.get("device", ""))
     except PeerFault:
-        return None
+        return None, False
+    contact = account.contacts.get(granter)
     if granter == account.jid:
-        manifest = identity.manifest
-    else:
-        contact = account.contacts.get(granter)
-        if contact is None:
-            return None if retry else NeedContact(granter)
+        manifest = account.identity.manifest
+    elif contact is not None:
         manifest = contact.manifest
+    else:
+        return (None if retry else NeedContact(granter)), False
     device = manifest.device(public)
-    if not retry and (device is None or _newer(grants, manifest.seq)):
-        return NeedContact(granter)
+    unknown = device is None or _newer(grants, manifest.seq)
+    if unknown and not retry and granter != account.jid:
+        return NeedContact(granter), False
     if device is None or device.removed:
-        return None
-    for grant in mine:
-        _take_one(account, grant, granter, public)
-    return None
+        return None, False
+    taken = [_take_one(account, grant, granter, public) for grant in mine]
+    return None, any(taken)
+
+
+def _mine(account: Account, grants: Element | None) -> list[Element]:
+    """Grants to this device; an honest granter makes one a stanza."""
+    return [
+        grant
+        for grant in (grants if grants is not None else ())
+        if grant.get("to") == account.jid and _is_mine(account, grant)
+    ][:MOST_GRANTS_TO_ONE]
 
 
 def _newer(grants: Element, seq: int) -> bool:
@@ -433,10 +458,10 @@ def _is_mine(account: Account, grant: Element) -> bool:
         return False
 
 
-def _take_one(account: Account, grant: Element, granter: str, public: bytes) -> None:
+def _take_one(account: Account, grant: Element, granter: str, public: bytes) -> bool:
     number = grant.get("prekey", "")
     if not (number.isascii() and number.isdigit() and len(number) < 11):
-        return
+        return False
     parties = lanes.Parties(
         granter,
         public,
@@ -446,45 +471,56 @@ def _take_one(account: Account, grant: Element, granter: str, public: bytes) -> 
     )
     try:
         account.ratchets.take_grant(unb64(grant.text or ""), parties, account.clock())
-    except Fault as fault:
+    except REMOTE as fault:
         account.notice(granter, f"a key of {granter} was not taken: {fault.text}")
+        return False
+    return True
 
 
-def take_grant_message(
-    account: Account, grants: Element, granter: str, *, retry: bool
-) -> NeedContact | None:
-    """A message that carries grants only."""
+def take_grants(
+    account: Account, stanza: Stanza, granter: str, *, retry: bool = False
+) -> tuple[NeedContact | None, bool]:
+    """The grants of a message, beside a seal or alone; see :func:`_take_grants`."""
     if not account.identity.ready:
-        return None
+        return None, False
+    message = stanza.tree()
+    grants = message.find(GRANTS)
+    if grants is None:
+        seal = message.find(SEALS[0])
+        grants = seal.find(GRANTS) if seal is not None else None
     return _take_grants(account, grants, granter, retry)
 
 
 # -- clear --------------------------------------------------------------------
 
 
-def _without_seal(message: Element) -> Element:
-    """An error's echo shows no ciphertext and none of our own words."""
+def _error(account: Account, message: Element, place: Place) -> Deliver:
+    """An error keeps its condition.  The echo goes, with ciphertext, our own words
+    and, from somebody with keys, everything that a client might show as a text."""
     fresh = Element(message.tag, message.attrib)
+    keyed = _keyed(account, place.sender)
     for child in message:
+        ours = child.tag.startswith("{urn:x-tillie:") or child.tag == _EME
         fallback = child.tag == marks.BODY and child.text == marks.FALLBACK_BODY
-        ours = class_of(child.tag) is Class.SERVER and child.tag.startswith("{urn:x-")
-        eme = child.tag == f"{{{classes.EME}}}encryption"
-        if not (ours or eme or fallback):
+        error = child.tag == "{jabber:client}error"
+        if error or not (ours or fallback or keyed):
             fresh.append(child)
-    return _defused(fresh)
+    return Deliver(_defused(fresh))
 
 
-def _room(message: Element) -> Element:
-    """A room's message as it is; what is sealed in it cannot be read yet."""
-    if not any(child.tag in SEALS for child in message):
-        return _defused(message)
-    return marks.placeholder(dict(message.attrib), marks.UNREADABLE_OLD)
+_EME = f"{{{classes.EME}}}encryption"
+
+
+def _keyed(account: Account, jid: str) -> bool:
+    """Whether messages of *jid* are expected under a seal."""
+    if jid == account.jid:
+        return account.identity.ready
+    contact = account.contacts.get(jid)
+    return contact is not None and not contact.manifest.retired
 
 
 def _clear(account: Account, message: Element, place: Place) -> Verdict:
-    contact = account.contacts.get(place.sender)
-    keyed = contact is not None and not contact.manifest.retired
-    if place.sender == account.jid or not keyed:
+    if not _keyed(account, place.sender):
         return Deliver(_defused(message))
     return _downgraded(account, message, place)
 
@@ -508,11 +544,8 @@ def _deep(element: Element) -> Element:
 def _downgraded(account: Account, message: Element, place: Place) -> Verdict:
     """A clear message of somebody who has keys: marked, and toothless (R11)."""
     fresh = Element(message.tag, message.attrib)
-    for child in message:
-        if not child.tag.startswith(_ACTING_ON_OTHERS):
-            fresh.append(_deep(child))
-    said = [child for child in fresh if class_of(child.tag) is Class.SEALED]
-    if any(child.tag in (marks.BODY, marks.SUBJECT) for child in said):
+    fresh.extend(_deep(child) for child in message if child.tag in _HARMLESS)
+    if any(child.tag in (marks.BODY, marks.SUBJECT) for child in fresh):
         marks.mark_clear(fresh)
         if not place.archive:
             account.notice(
@@ -521,7 +554,7 @@ def _downgraded(account: Account, message: Element, place: Place) -> Verdict:
                 show=False,
             )
         return Deliver(fresh)
-    if said or len(fresh) < len(message):
+    if len(fresh) < len(message):
         # a link, a file, a reaction: a mark would find no place in it
         return Drop("clear content without a text, of somebody with keys")
     return Deliver(message)

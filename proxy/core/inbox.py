@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from ..keys.store import Store
 
 HELD_PER_PEER = 200
+HELD_IN_ALL = 2_000
+HELD_BYTES = 32 * 1024 * 1024
+SEEN_FOR = 90 * 24 * 3600 * 1000
 HELD_FOR = 30_000
 KEPT_LATE = 14 * 24 * 3600 * 1000
 
@@ -123,8 +126,22 @@ class Inbox:
             for held in self.load_held()
         )
 
-    def count(self, peer: str) -> int:
-        return sum(held.peer == peer for held in self.load_held())
+    def full(self, peer: str) -> bool:
+        """Whether no further message of *peer* can be held."""
+        held = self.load_held()
+        waiting = sum(one.peer == peer and not one.shown for one in held)
+        return (
+            waiting >= HELD_PER_PEER
+            or len(held) >= HELD_IN_ALL
+            or sum(len(one.data) for one in held) >= HELD_BYTES
+        )
+
+    def prune(self, now: int) -> None:
+        """Forget what was seen longer ago than lanes are kept: it cannot be
+        opened again either."""
+        for name, record in self._store.scan("seen", self._account):
+            if now - int.from_bytes(record[:8], "big") > SEEN_FOR:
+                self._store.delete("seen", self._account, name)
 
 
 def _unpack(row: str, data: bytes) -> Held:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement
 
-from ..errors import Fault
+from ..errors import TrustFault
 from ..keys.identity import check_device_signature
 from ..rules import classes
 from ..suites import lanes
@@ -140,7 +140,7 @@ class KeyRequests:
     # -- answering ------
 
     def read(self, element: Element, requester: str) -> Request:
-        """:raises Fault: malformed, out of date, or for somebody else."""
+        """:raises TrustFault: malformed, out of date, or for somebody else."""
         numbers = {
             name: _number(element.get(name, ""))
             for name in ("n", "prekey", "seq", "time")
@@ -159,34 +159,42 @@ class KeyRequests:
             signature=unb64(element.text or ""),
         )
         if abs(self._account.clock() - request.time) > VALID:
-            raise Fault("a key request is out of date")
+            raise TrustFault("a key request is out of date")
         return request
 
     def needs_look_up(self, request: Request) -> bool:
-        """Whether the requester's devices have to be looked up before judging."""
-        account = self._account
+        """Whether the requester's devices have to be looked up before judging.
+
+        :raises TrustFault: a device that is known did not sign this.
+        """
+        account, now = self._account, self._account.clock()
         contact = account.contacts.get(request.requester)
-        if request.requester == account.jid and not account.has_other_devices():
-            return False
-        if contact is None or account.contacts.stale(contact, account.clock()):
-            return True
-        known = contact.prekeys.get(request.device)
+        known = contact.prekeys.get(request.device) if contact else None
+        if known is not None:
+            check_device_signature(
+                request.device, request.signature, request.statement()
+            )
         return (
-            contact.pin.seq < request.seq
+            contact is None
             or known is None
+            or account.contacts.stale(contact, now)
+            or contact.pin.seq < request.seq
             or known.number < request.prekey
         )
 
     def answer(self, request: Request) -> list[Cleared]:
         """The grant, where the requester is entitled to it; otherwise nothing.
 
-        :raises Fault: the requester is not who it says, or not in the audience.
+        :raises TrustFault: the requester is not who it says, or not in the
+            audience, or its devices are not known well enough.
         """
         account, now = self._account, self._account.clock()
-        if not account.identity.ready or not self._quota(request.requester, now):
+        if not account.identity.ready:
             return []
-        reader = self._reader(request)
+        reader = self._reader(request, now)
         check_device_signature(request.device, request.signature, request.statement())
+        if not self._quota(request.requester, now):
+            return []
         box = self._box(request, reader)
         if box is None:
             return []
@@ -197,29 +205,42 @@ class KeyRequests:
             )
         ]
 
-    def _reader(self, request: Request) -> Reader:
+    def _reader(self, request: Request, now: int) -> Reader:
         account = self._account
         contact = account.contacts.get(request.requester)
         if contact is None or contact.pin.held or contact.pin.root != request.root:
-            raise Fault("a key request of somebody who is not known")
+            raise TrustFault("a key request of somebody who is not known")
+        if account.contacts.stale(contact, now):
+            raise TrustFault("a key request of devices that were not looked up lately")
+        if request.requester == account.jid:
+            self._check_own(request)
         for device, prekey in contact.readers:
             if device.public == request.device:
                 return Reader(request.requester, device.public, prekey)
-        raise Fault("a key request of a device that its account does not list")
+        raise TrustFault("a key request of a device that its account does not list")
+
+    def _check_own(self, request: Request) -> None:
+        """Own devices are those of the own manifest, whatever was looked up: the
+        own server answers look-ups of the own account too."""
+        identity = self._account.identity
+        device = identity.manifest.device(request.device)
+        if (
+            request.root != identity.fingerprint
+            or device is None
+            or device.removed is not None
+            or device.public == identity.device.public
+        ):
+            raise TrustFault("a key request in the own name by another's device")
 
     def _box(self, request: Request, reader: Reader) -> bytes | None:
         account = self._account
         if request.requester == account.jid:
-            return self._for_own(request, reader)
+            return account.ratchets.forward(request.lane, request.owner, reader)
         if request.owner != account.jid:
             return None
         contact = account.contacts.get(request.requester)
         accounts = account.audience(contact)
         return account.ratchets.answer(request.lane, reader, accounts)
-
-    def _for_own(self, request: Request, reader: Reader) -> bytes | None:
-        """An own device asks: an own lane, or a contact's that came after it joined."""
-        return self._account.ratchets.forward(request.lane, request.owner, reader)
 
     def _quota(self, requester: str, now: int) -> bool:
         times = [at for at in self._answered.get(requester, []) if now - at < HOUR]
@@ -236,8 +257,8 @@ class KeyRequests:
 def _number(text: str) -> int:
     """A decimal of at most 15 digits.
 
-    :raises Fault: anything else.
+    :raises TrustFault: anything else.
     """
     if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise Fault("a number in a key request is malformed")
+        raise TrustFault("a number in a key request is malformed")
     return int(text)

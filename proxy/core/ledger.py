@@ -21,11 +21,15 @@ _MODULUS = 2**32
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A stanza that is on its way; *row* is empty where only order matters."""
+    """A stanza that is on its way; *row* is empty where only order matters.
+
+    :param clear_to: the bare JID that it was permitted to in clear, or empty.
+    """
 
     number: int
     data: bytes
     row: str
+    clear_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,7 @@ class Cut:
     received: int
     sent: int
     acked: int
+    began: int
 
 
 class Ledger:
@@ -52,6 +57,7 @@ class Ledger:
         self._previd: str | None = None
         self._received = 0
         self._managed = True
+        self._began = 0
 
     @property
     def waiting(self) -> int:
@@ -66,15 +72,21 @@ class Ledger:
     def sent(self) -> int:
         return self._sent
 
-    def add(self, data: bytes, now: int, *, kept: bool) -> None:
-        """One more stanza leaves; a *kept* one is put to the store first."""
+    def add(
+        self, data: bytes, now: int, *, kept: bool, clear_to: str = "", made: int = 0
+    ) -> None:
+        """One more stanza leaves; a *kept* one is put to the store first.
+
+        :param made: when it was sent first, if that was on an earlier stream.
+        """
         self._sent = (self._sent + 1) % _MODULUS
         row = ""
         if kept:
-            row = f"{self.stream}/{now:015d}/{self._sent:010d}"
-            self._store.put("ledger", self._account, row, data)
+            row = f"{self.stream}/{made or now:015d}/{self._sent:010d}"
+            record = clear_to.encode() + b"\0" + data
+            self._store.put("ledger", self._account, row, record)
         if row or self._managed:
-            self._waiting.append(Sent(self._sent, data, row))
+            self._waiting.append(Sent(self._sent, data, row, clear_to))
         if self._previd is not None and kept:
             self._save()
 
@@ -91,15 +103,20 @@ class Ledger:
                 self._store.delete("ledger", self._account, one.row)
         self.acked = h
 
-    def unacknowledged(self) -> list[bytes]:
+    def unacknowledged(self) -> list[Sent]:
         """What has to be sent again, in order, on the resumed stream."""
-        return [one.data for one in self._waiting]
+        return list(self._waiting)
+
+    def settle(self, one: Sent) -> None:
+        """*one* is not sent again; its number stays taken."""
+        if one.row:
+            self._store.delete("ledger", self._account, one.row)
 
     # -- the stream's own record ------
 
-    def enabled(self, previd: str | None) -> None:
+    def enabled(self, previd: str | None, now: int) -> None:
         """XEP-0198 runs; remember where to resume, over a kill too."""
-        self._previd = previd
+        self._previd, self._began = previd, now
         if previd is not None:
             self._save()
 
@@ -115,7 +132,7 @@ class Ledger:
                 self._save()
 
     def _save(self) -> None:
-        record = [self._previd, self._received, self._sent, self.acked]
+        record = [self._previd, self._received, self._sent, self.acked, self._began]
         data = json.dumps(record).encode()
         self._store.put("stream", self._account, self.stream, data)
 
@@ -126,32 +143,55 @@ class Ledger:
 
 
 def cuts(store: Store, account: str, live: set[str]) -> list[Cut]:
-    """Streams of *account* that ended without good-bye, those *live* left out."""
-    found = []
-    for stream, data in store.scan("stream", account):
-        if stream not in live:
-            previd, received, sent, acked = json.loads(data)
-            found.append(Cut(stream, previd, received, sent, acked))
-    return found
+    """Streams of *account* that ended without good-bye, newest first, without the
+    *live* ones."""
+    found = [
+        Cut(stream, *json.loads(data))
+        for stream, data in store.scan("stream", account)
+        if stream not in live
+    ]
+    return sorted(found, key=lambda cut: cut.began, reverse=True)
 
 
-def settle(store: Store, account: str, cut: Cut, h: int | None) -> None:
-    """What the server said of a cut stream: everything up to *h* has arrived."""
-    if h is not None:
-        for row, _ in store.scan("ledger", account, cut.stream):
-            if _reached(int(row.rsplit("/", 1)[1]), h):
-                store.delete("ledger", account, row)
+def arrived(store: Store, account: str, cut: Cut, h: int | None) -> None:
+    """The server says of a cut stream that everything up to *h* has arrived."""
+    if h is None:
+        return
+    for row, _ in store.scan("ledger", account, cut.stream):
+        if _reached(int(row.rsplit("/", 1)[1]), h):
+            store.delete("ledger", account, row)
+
+
+def emptied(store: Store, account: str, cut: Cut, received: int) -> None:
+    """Stanzas that the cut stream still held are committed, up to *received*."""
+    record = [cut.previd, received, cut.sent, cut.acked, cut.began]
+    store.put("stream", account, cut.stream, json.dumps(record).encode())
+
+
+def closed(store: Store, account: str, cut: Cut) -> None:
+    """Nothing is left of a cut stream."""
     store.delete("stream", account, cut.stream)
 
 
-def left_over(store: Store, account: str, live: set[str]) -> list[tuple[str, bytes]]:
-    """Messages of ended streams whose arrival is not known, oldest first."""
-    rows = [
-        (row, data)
-        for row, data in store.scan("ledger", account)
-        if row.partition("/")[0] not in live
-    ]
-    return sorted(rows, key=lambda one: one[0].split("/")[1:])
+@dataclass(frozen=True, slots=True)
+class LeftOver:
+    """A message of an ended stream whose arrival is not known."""
+
+    row: str
+    made: int
+    clear_to: str
+    data: bytes
+
+
+def left_over(store: Store, account: str, live: set[str]) -> list[LeftOver]:
+    """Messages of ended streams, oldest first."""
+    rows = []
+    for row, record in store.scan("ledger", account):
+        stream, made, _ = row.split("/")
+        if stream not in live:
+            clear_to, _, data = record.partition(b"\0")
+            rows.append(LeftOver(row, int(made), clear_to.decode(), data))
+    return sorted(rows, key=lambda one: one.row.split("/")[1:])
 
 
 def _reached(number: int, h: int) -> bool:

@@ -25,7 +25,6 @@ from ..wire.stanza import Cleared
 from . import guard
 from .account import Account
 from .directory import Found, Outcome
-from .identity import Standing
 
 REQUEST = f"{{{classes.LANE}}}link-request"
 ANSWER = f"{{{classes.LANE}}}link-answer"
@@ -102,7 +101,7 @@ class Linking:
     def requested(self, element: Element, sender: str) -> Cleared | None:
         """A link request came from the own full JID *sender*; the answer to send.
 
-        :raises Fault: it does not fit the code that is shown.
+        :raises TrustFault: it does not fit the code that is shown.
         """
         offer, account = self._offer, self._account
         if offer is None or account.clock() > offer.until:
@@ -115,7 +114,9 @@ class Linking:
         public = unb64(element.get("device", ""))
         label = check_label(element.get("label", "")[:64])
         identity = account.identity
-        expected = _request_mac(offer.code, account.jid, public, label)
+        expected = _request_mac(
+            offer.code, account.jid, identity.fingerprint, public, label
+        )
         if not hmac.compare_digest(expected, unb64(element.get("mac", ""))):
             account.notice(account.jid, "a link request did not fit the code")
             return _refusal(sender, public)
@@ -181,7 +182,7 @@ class Linking:
             REQUEST,
             {"device": b64(device.public), "label": label, "root": b64(root)},
         )
-        mac = _request_mac(code, account.jid, device.public, label)
+        mac = _request_mac(code, account.jid, root, device.public, label)
         element.set("mac", b64(mac))
         statement = device_statement(account.jid, root, device.public)
         element.text = b64(device.sign(statement))
@@ -190,7 +191,7 @@ class Linking:
     def answered(self, element: Element) -> bool:
         """Whether this was the answer to the own request, and it is taken.
 
-        :raises Fault: it does not fit the code.
+        :raises TrustFault: it does not fit the code.
         """
         joining, account = self._joining, self._account
         if joining is None:
@@ -211,9 +212,10 @@ class Linking:
         expected = _answer_mac(joining.code, public, manifest.digest)
         if not hmac.compare_digest(expected, unb64(element.get("mac", ""))):
             raise TrustFault("a link answer does not fit the code")
-        account.identity.adopt(manifest)
-        if account.identity.standing is not Standing.READY:
+        listed = manifest.device(public)
+        if listed is None or listed.removed is not None:
             raise TrustFault("a link answer does not list this device")
+        account.identity.adopt(manifest)
         self._finish(None)
         return True
 
@@ -246,8 +248,11 @@ def _message(to: str) -> Element:
     return message
 
 
-def _request_mac(code: bytes, jid: str, public: bytes, label: str) -> bytes:
-    return hmac.digest(code, fields("link-request", jid, public, label), "sha256")
+def _request_mac(
+    code: bytes, jid: str, root: bytes, public: bytes, label: str
+) -> bytes:
+    statement = fields("link-request", jid, root, public, label)
+    return hmac.digest(code, statement, "sha256")
 
 
 def _answer_mac(code: bytes, public: bytes, digest: bytes) -> bytes:

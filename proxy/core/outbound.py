@@ -40,6 +40,7 @@ class Go:
 
     stanzas: tuple[Cleared, ...]
     kept: bool = True
+    clear_to: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class _Parts:
     copied: list[Element]
     sealed: list[Element]
     invitation: Element | None
+    foreign: str = ""
 
     @property
     def content(self) -> list[Element]:
@@ -88,7 +90,9 @@ class _Parts:
 
     @property
     def transient(self) -> bool:
-        return not self.copied and classes.transient([x.tag for x in self.sealed])
+        """Of passing interest; an id for the sender's own use changes nothing."""
+        names = [one.tag for one in self.content if one.tag != classes.ORIGIN_ID]
+        return classes.transient(names)
 
 
 def decide(account: Account, stanza: Stanza, since: int) -> Verdict:
@@ -100,28 +104,41 @@ def decide(account: Account, stanza: Stanza, since: int) -> Verdict:
     parts = _sort(stanza.tree())
     if stanza.type == "error":
         return Go((guard.without_content(_bare_error(stanza)),), kept=False)
+    if parts.foreign:
+        return Return(
+            "policy-violation",
+            f"not sent: it holds {parts.foreign}, which only servers make",
+        )
     if parts.invitation is not None:
+        if parts.content:
+            return Return(
+                "policy-violation",
+                "not sent: an invitation by way of the room goes without a text",
+            )
         return Go((guard.without_content(_invitation(stanza, parts)),))
+    peer = str(to.bare)
+    if stanza.type == "groupchat" and len(stanza.children):
+        return _room(account, stanza, peer, parts)
     if not parts.content:
         return Go((guard.without_content(_shell(stanza, parts.clear)),), kept=False)
-    peer = str(to.bare)
-    if stanza.type == "groupchat":
-        return _room(account, stanza, peer, parts)
     return _person(account, stanza, peer, parts, since)
 
 
 def _sort(message: Element) -> _Parts:
-    parts = _Parts([], [], [], _find_invitation(message))
-    bins = {
-        Class.CLEAR: parts.clear,
-        Class.COPIED: parts.copied,
-        Class.SEALED: parts.sealed,
-    }
+    bins: dict[Class, list[Element]] = {class_: [] for class_ in Class}
     for child in message:
-        class_ = class_of(child.tag)
-        if class_ in bins and not (child.tag == marks.SUBJECT and not child.text):
-            bins[class_].append(child)
-    return parts
+        if child.tag == marks.SUBJECT and not child.text and not len(child):
+            continue
+        bins[class_of(child.tag)].append(child)
+    invitation = _find_invitation(message)
+    foreign = [one.tag for one in bins[Class.SERVER] if one is not invitation]
+    return _Parts(
+        bins[Class.CLEAR],
+        bins[Class.COPIED],
+        bins[Class.SEALED],
+        invitation,
+        foreign[0] if foreign else "",
+    )
 
 
 def _find_invitation(message: Element) -> Element | None:
@@ -174,7 +191,8 @@ def _room(account: Account, stanza: Stanza, room: str, parts: _Parts) -> Verdict
             "unencrypted",
             f"to allow that for this room: tillie allow {room}",
         )
-    return Go((guard.permitted(stanza, account.contacts.permit(room)),))
+    permit = account.contacts.permit(room)
+    return Go((guard.permitted(stanza, permit),), clear_to=room)
 
 
 def _person(
@@ -245,7 +263,7 @@ def _keyless(
         permit = account.contacts.permit(peer)
     except TrustFault as fault:
         return Return(fault.condition, f"not sent: {fault.text}", fault.hint)
-    return Go((guard.permitted(stanza, permit),))
+    return Go((guard.permitted(stanza, permit),), clear_to=peer)
 
 
 def _unlearned(peer: str, failure: Failure, now: int, since: int) -> Verdict:
@@ -268,6 +286,8 @@ def _keyed(
     peer, now = contact.jid, account.clock()
     if parts.transient:
         return _transient(account, stanza, contact, parts)
+    if contact.pin.held and account.contacts.finding(peer, now) is None:
+        return LookUp(peer)
     if contact.pin.held:
         return Return(
             "policy-violation",
@@ -278,7 +298,7 @@ def _keyed(
     fresh = not account.contacts.stale(contact, now) and contact.readers
     if not fresh and account.contacts.finding(peer, now) is None:
         return LookUp(peer)
-    readers = [Reader(peer, device.public, key) for device, key in contact.readers]
+    readers = _readers(contact)
     if not readers:
         return Return(
             "remote-server-timeout",
@@ -291,17 +311,25 @@ def _keyed(
     return _sealed(account, stanza, peer, contact, readers, parts)
 
 
+def _readers(contact: Contact) -> list[Reader]:
+    return [
+        Reader(contact.jid, device.public, prekey) for device, prekey in contact.readers
+    ]
+
+
 def _transient(
     account: Account, stanza: Stanza, contact: Contact, parts: _Parts
 ) -> Verdict:
-    """Typing and its like: only on a lane that the contact has a grant of (I9)."""
+    """Typing and its like: only on a lane that the contact has a grant of (I9),
+    and that nobody reads who should not."""
     lane = account.ratchets.current(contact.jid)
+    accounts = account.audience(contact)
+    everyone = _readers(contact) + account.own_readers()
     if (
         contact.pin.held
         or lane is None
         or not lane.count
-        or lane.chain.n >= lanes.LANE_LIMIT
-        or sorted(lane.accounts) != sorted(account.audience(contact))
+        or account.ratchets.worn(lane, accounts, everyone, account.clock())
     ):
         return Drop()
     plaintext = _plaintext(account, stanza, contact.jid, parts)
@@ -371,7 +399,7 @@ def _sealed(
 
 def _outside(account: Account, stanza: Stanza, parts: _Parts) -> Element:
     hints = list(parts.clear)
-    if not any(child.tag.endswith("no-store") for child in hints):
+    if not any(child.tag.endswith("-store") for child in hints):
         hints.append(Element(f"{{{classes.HINTS}}}store"))
     message = _shell(stanza, _once(hints))
     if stanza.id is None:

@@ -27,9 +27,12 @@ ROTATE_COUNT = 100
 ROTATE_AGE = 24 * 3600 * 1000
 ROTATE_INDEX = 900
 PAST_KEPT = 8 * 24 * 3600 * 1000
+ARCHIVE_KEPT = 90 * 24 * 3600 * 1000
 ATTACHED = 3
 MOST_GRANTS = 32
 _CACHED = 500
+KEY_SIZE = 32 + 1 + 64
+"""Letters of a lane's key on its shelf: id, a stroke, device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,18 +133,19 @@ class Ratchets:
         """The lane to use for the next content stanza, a new one where due (F.6)."""
         lane = self.current(peer)
         if lane is not None:
-            if not self._worn(lane, accounts, readers, now):
+            if not self.worn(lane, accounts, readers, now):
                 return lane
             self._retire(peer, lane)
         return self._open(peer, accounts, now)
 
-    def _worn(
+    def worn(
         self,
         lane: SendLane,
         accounts: list[tuple[str, bytes]],
         readers: list[Reader],
         now: int,
     ) -> bool:
+        """Whether nothing more may go on *lane*: old, long, or its readers changed."""
         left = set(lane.granted) - {reader.device for reader in readers}
         return (
             lane.count >= ROTATE_COUNT
@@ -329,14 +333,27 @@ class Ratchets:
         return grant
 
     def _take(self, lane: ReadLane) -> None:
-        """A lane obtained directly is never replaced by a forwarded one (I19)."""
+        """Keep a lane that was granted.
+
+        One obtained directly replaces a forwarded one and never the other way
+        (I19); an earlier start is taken only if the known key follows from it.
+        """
         key = _read_key(lane.facts)
         data = self._store.get("lane", self._account, key)
         if data is not None:
             known = _unpack_read(data, self._store.get("top", self._account, key))
-            if lane.base.n >= known.base.n or (lane.forwarded and not known.forwarded):
+            if lane.forwarded and not known.forwarded:
                 return
-            lane = replace(lane, top=known.top)
+            direct = known.forwarded and not lane.forwarded
+            if lane.base.n >= known.base.n and not direct:
+                return
+            earlier = lane.base.n <= known.base.n
+            if earlier and lane.base.at(known.base.n) != known.base and not direct:
+                raise TrustFault("a grant contradicts the key that is here")
+            top = known.top if known.top.n >= lane.base.n else lane.base
+            if earlier:
+                top = lane.base.at(top.n)
+            lane = replace(lane, top=top)
         self._keep_read(lane)
 
     def _keep_read(self, lane: ReadLane) -> None:
@@ -384,10 +401,20 @@ class Ratchets:
         self._store.put("past", self._account, key, _pack_send(lane))
 
     def prune(self, now: int) -> None:
-        """Drop what senders need no longer: rotated lanes after 7 days (I27)."""
+        """Drop what is needed no longer: rotated lanes as their sender after 7
+        days (I27), lanes to read after 90, which is how long archive pages open."""
         for key, data in self._store.scan("past", self._account):
             if now - json.loads(data)["opened"] > PAST_KEPT:
                 self._store.delete("past", self._account, key)
+        for key, data in self._store.scan("lane", self._account):
+            if now - int.from_bytes(data[1:9], "big") > ARCHIVE_KEPT:
+                self._store.delete("lane", self._account, key)
+                self._store.delete("top", self._account, key)
+        kept = {key for key, _ in self._store.scan("lane", self._account)}
+        for name, _ in self._store.scan("joined", self._account):
+            if name[-KEY_SIZE:] not in kept:
+                self._store.delete("joined", self._account, name)
+        self._reading.clear()
 
     def forward(self, lane_id: bytes, owner: str, reader: Reader) -> bytes | None:
         """A lane for an own other device, from what came after that was linked."""
@@ -402,14 +429,20 @@ class Ratchets:
         return None
 
     def note_joined(self, device: bytes) -> None:
-        """Remember where each lane stood when the own *device* was linked."""
+        """Remember where each lane stood when the own *device* was linked (I19)."""
+        sent: dict[bytes, int] = {}
+        for shelf in ("send", "past"):
+            for _, data in self._store.scan(shelf, self._account):
+                own = _unpack_send(data)
+                sent[own.lane] = own.chain.n
         for key, data in self._store.scan("lane", self._account):
             lane = _unpack_read(data, self._store.get("top", self._account, key))
+            first = max(lane.top.n, sent.get(lane.facts.lane, 0))
             self._store.put(
                 "joined",
                 self._account,
                 f"{b64(device)}/{key}",
-                lane.top.n.to_bytes(4, "big"),
+                first.to_bytes(4, "big"),
             )
 
 

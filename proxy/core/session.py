@@ -12,7 +12,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 from xml.etree.ElementTree import Element, SubElement
 
-from ..errors import EnvFault, Fault, LocalFault, PeerFault, StoreFault, TrustFault
+from ..errors import (
+    REMOTE,
+    EnvFault,
+    Fault,
+    LocalFault,
+    PeerFault,
+    TrustFault,
+)
 from ..suites.entropy import stanza_id, token
 from ..wire import tree
 from ..wire.framing import Skipped
@@ -328,18 +335,17 @@ class Session:
             return
         try:
             self._arrivals.message(stanza)
-        except StoreFault:
-            raise
-        except Fault as fault:
-            about = stanza.from_ or self.own.jid
-            self.own.notice(about, f"a message was left out: {fault.text}")
+        except REMOTE as fault:
+            who = _bare(stanza.from_) or self.own.jid
+            self.own.notice(who, f"a message of {who} was left out: {fault.text}")
 
     def left_out(self, skipped: Skipped) -> None:
         """A peer's stanza beyond the limits is left out, not fatal (RES-15)."""
-        sender = skipped.attrs.get("from", "somebody")
+        who = _bare(skipped.attrs.get("from")) or "somebody"
         self.own.notice(
             self.own.jid,
-            f"a {skipped.name} from {sender} was left out: {skipped.reason}",
+            f"a {skipped.name} from {who} was left out: {skipped.reason}",
+            show=False,
         )
 
     def _note_own_resource(self, stanza: Stanza) -> None:
@@ -377,6 +383,11 @@ class Session:
         for output in self.client.stanza(data):
             if isinstance(output, Send):
                 self.do(ToClient(output.data, row))
+
+    def retry(self, peer: str) -> None:
+        """A key of *peer* came: what waits for it here."""
+        if self._arrivals is not None:
+            self._arrivals.retry(peer)
 
     def flushed(self, rows: list[str]) -> None:
         """The bytes of these rows left for the client."""
@@ -422,6 +433,14 @@ class Session:
             self.own.tick(self, now)
             self.uplink.watch(now)
         self.pump()
+
+
+def _bare(address: str | None) -> str:
+    """The bare JID for a notice: a resource is its owner's to choose."""
+    try:
+        return str(Jid.parse(address).bare) if address else ""
+    except PeerFault:
+        return ""
 
 
 def _spoofed(stanza: Stanza) -> bool:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Literal, assert_never
 from xml.etree.ElementTree import Element
 
 from ..errors import EnvFault, Fault, PeerFault, TrustFault
+from ..suites.entropy import stanza_id
 from ..wire.jid import Jid
 from ..wire.stanza import Cleared, Stanza
 from . import guard, ledger, sasl
 from .ledger import Cut, Ledger
 from .phase import Phase
-from .questions import Answer, Questions, Result, Then
+from .questions import Answer, Questions, Silence, Then
 from .serverleg import ResumePoint, ServerLeg
 from .vocabulary import (
     Acked,
@@ -63,6 +64,7 @@ class Uplink:
         self._ledger: Ledger | None = None
         self._questions = Questions()
         self._recovering: list[Cut] = []
+        self._emptying: Cut | None = None
         self._bind_id: str | None = None
         self._server_key: bytes | None = None
         self._managed = False
@@ -111,11 +113,18 @@ class Uplink:
     def _domain(self) -> str:
         return self._login.domain if self._login is not None else ""
 
-    def send(self, cleared: Cleared, *, kept: bool) -> None:
-        """To the server as soon as there is one; a *kept* one survives a kill."""
+    def send(
+        self, cleared: Cleared, *, kept: bool, clear_to: str = "", made: int = 0
+    ) -> None:
+        """To the server as soon as there is one; a *kept* one survives a kill.
+
+        :param clear_to: the bare JID that it was permitted to in clear, or empty.
+        :param made: when it was sent first, if that was on an earlier stream.
+        """
         if self._ledger is None:
             return
-        self._ledger.add(cleared.data, self._house.clock(), kept=kept)
+        now = self._house.clock()
+        self._ledger.add(cleared.data, now, kept=kept, clear_to=clear_to, made=made)
         if self._leg is not None and self._session.phase in (
             Phase.LIVE,
             Phase.DRAINING,
@@ -251,6 +260,11 @@ class Uplink:
         self._count()
 
     def _count(self) -> None:
+        if self._leg is not None and self._emptying is not None:
+            account = self._session.own.jid
+            ledger.emptied(
+                self._house.store, account, self._emptying, self._leg.received
+            )
         if self._leg is None or self._ledger is None:
             return
         if self._managed:
@@ -321,7 +335,7 @@ class Uplink:
         if self._ledger is None:
             return
         if isinstance(output, Enabled):
-            self._ledger.enabled(output.previd)
+            self._ledger.enabled(output.previd, self._house.clock())
         else:
             self._ledger.acknowledge(output.h)
 
@@ -396,10 +410,30 @@ class Uplink:
         account, store = self._session.own, self._house.store
         live = {stream.stream for stream in account.streams}
         now = self._house.clock()
-        for row, data in ledger.left_over(store, account.jid, live):
-            store.delete("ledger", account.jid, row)
-            if now - int(row.split("/")[1]) < ledger.KEPT:
-                self.send(guard.again(data), kept=True)
+        for one in ledger.left_over(store, account.jid, live):
+            store.delete("ledger", account.jid, one.row)
+            if now - one.made > ledger.KEPT:
+                account.notice(
+                    account.jid,
+                    "a message that waited for 14 days was given up; it may not "
+                    "have arrived",
+                )
+                continue
+            cleared = self._again(one.data, one.clear_to)
+            if cleared is not None:
+                self.send(cleared, kept=True, clear_to=one.clear_to, made=one.made)
+
+    def _again(self, data: bytes, clear_to: str) -> Cleared | None:
+        """The bytes once more; clear ones only if they are still allowed."""
+        if not clear_to:
+            return guard.again(data)
+        account = self._session.own
+        try:
+            permit = account.contacts.permit(clear_to)
+        except TrustFault as fault:
+            account.notice(clear_to, f"a message was not sent again: {fault.text}")
+            return None
+        return guard.permitted_again(data, clear_to, permit)
 
     # -- the end, and after it ------
 
@@ -453,8 +487,13 @@ class Uplink:
             return
         self._ledger.acknowledge(h)
         self._session.phase = Phase.LIVE
-        for data in self._ledger.unacknowledged():
-            self._outputs(self._leg.stanza(guard.again(data)))
+        for one in self._ledger.unacknowledged():
+            cleared = self._again(one.data, one.clear_to)
+            if cleared is None:
+                self._ledger.settle(one)
+                # another stanza takes its place: both sides count the same
+                cleared = guard.own_query(ping())
+            self._outputs(self._leg.stanza(cleared))
         self._outputs(self._leg.request_ack())
         self._session.pump()
 
@@ -464,7 +503,8 @@ class Uplink:
         The ping's answer comes behind everything that the server still held.
         """
         account = self._session.own
-        ledger.settle(self._house.store, account.jid, self._recovering.pop(0), h)
+        self._emptying = self._recovering.pop(0)
+        ledger.arrived(self._house.store, account.jid, self._emptying, h)
         self._session.receive_for(account)
         self.ask("get", None, Element(_PING), lambda _: self._emptied())
 
@@ -475,15 +515,18 @@ class Uplink:
         self._last_words(leg)
         self._session.do(ServerClose())
         self._questions.drop()
+        if self._emptying is not None:
+            ledger.closed(self._house.store, self._session.own.jid, self._emptying)
+            self._emptying = None
         self._reach()
 
     def _resume_failed(self, h: int | None) -> None:
-        account = self._session.own
+        """That session is gone; what is older is gone by now, too."""
+        account, store = self._session.own, self._house.store
         if self._session.phase is Phase.RECOVERING:
-            cut, *older = self._recovering
-            ledger.settle(self._house.store, account.jid, cut, h)
-            for stale in older:
-                ledger.settle(self._house.store, account.jid, stale, None)
+            ledger.arrived(store, account.jid, self._recovering[0], h)
+            for cut in self._recovering:
+                ledger.closed(store, account.jid, cut)
             self._recovering = []
         elif self._ledger is not None and h is not None:
             self._ledger.acknowledge(h)
@@ -516,7 +559,8 @@ class Uplink:
 
         def answered(answer: Answer) -> None:
             self._confirming = False
-            if self._managed or self._ledger is None or not isinstance(answer, Result):
+            # an error is an answer too: the server has read what came before it
+            if self._managed or self._ledger is None or isinstance(answer, Silence):
                 return
             self._ledger.acknowledge(number)
             if self._ledger.messages_waiting:
@@ -524,6 +568,13 @@ class Uplink:
             self._session.drained()
 
         self.ask("get", None, Element(_PING), answered)
+
+
+def ping() -> Element:
+    """A ping that nobody waits for the answer of."""
+    query = Element("{jabber:client}iq", {"type": "get", "id": stanza_id()})
+    query.append(Element(_PING))
+    return query
 
 
 def _closed() -> EnvFault:

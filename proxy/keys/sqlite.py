@@ -262,8 +262,8 @@ class SqliteStore:
         with self._guarded():
             rows = self._db.execute(
                 "SELECT key, value FROM item WHERE shelf=? AND account=? "
-                "AND key>=? AND substr(key,1,?)=? ORDER BY key",
-                (shelf, account, prefix, len(prefix), prefix),
+                "AND key>=? AND key<? ORDER BY key",
+                (shelf, account, prefix, prefix + "\U0010ffff"),
             ).fetchall()
         return [(key, self._read(value, shelf, account, key)) for key, value in rows]
 

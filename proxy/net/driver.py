@@ -37,7 +37,7 @@ from ..core.vocabulary import (
     ToClient,
     ToServer,
 )
-from ..errors import EnvFault, Fault, LocalFault, StoreFault
+from ..errors import EnvFault, Fault, LocalFault
 from .connector import Connector
 from .link import Link
 from .localca import LocalCertificates
@@ -80,6 +80,10 @@ class Driver:
     def _tick(self) -> None:
         self._ticking = self.reactor.callLater(TICK, self._tick)
         self.run(None, self.house.tick)
+        for session in list(self.connections):
+            # one transaction each: a fault in one does not stop the others
+            if not session.over:
+                self.run(session, session.tick)
 
     def stop(self) -> Deferred[None]:
         """End every session in good order; fires when all connections are gone."""
@@ -102,18 +106,21 @@ class Driver:
 
         :param way: ``sent`` or ``received``, for the crash points.
         """
+        work: list[tuple[Connection, list[Effect]]] = []
         try:
             with self.house.store.transaction():
                 call()
-                work = self._collect()
+                self._collect(work)
                 if way:
                     crash.hit(f"{way}-before-commit")
         except Fault as fault:
-            self._failed(session, fault)
+            self._failed(session, work, fault)
             return False
         except Exception as error:
             _log.error("{trace}", trace=trace_of(error))
-            self._failed(session, LocalFault("an error inside Tillie; see its log"))
+            self._failed(
+                session, work, LocalFault("an error inside Tillie; see its log")
+            )
             return False
         if way and work:
             crash.hit(f"{way}-after-commit")
@@ -123,33 +130,35 @@ class Driver:
             crash.hit(f"{way}-after-write")
         return True
 
-    def _collect(self) -> list[tuple[Connection, list[Effect]]]:
-        work = []
+    def _collect(self, work: list[tuple[Connection, list[Effect]]]) -> None:
         while self.house.dirty:
             session = self.house.dirty.pop()
             effects = session.take()
             connection = self.connections.get(session)
             if connection is not None and effects:
                 work.append((connection, effects))
-        return work
 
-    def _failed(self, session: Session | None, fault: Fault) -> None:
+    def _failed(
+        self,
+        session: Session | None,
+        work: list[tuple[Connection, list[Effect]]],
+        fault: Fault,
+    ) -> None:
         """Nothing of the call counts: what it would have sent is dropped.
 
         Every session that had effects in it ends, and so does the one it was
         for; the server keeps what was not acknowledged (REL-14).
         """
         hit = {one for one in self.connections if one.pending}
+        hit |= {connection.session for connection, _ in work}
+        if session is not None:
+            hit.add(session)
+        _log.error("{text}", text=fault.text)
         try:
             self.house.rolled_back()
         except Fault:
             # not even reading works: nobody can go on
             hit = set(self.connections)
-        if session is not None:
-            hit.add(session)
-        elif isinstance(fault, StoreFault):
-            _log.error("{text}", text=fault.text)
-        self.house.dirty.clear()
         for one in hit:
             one.take()
             one.fail(fault)

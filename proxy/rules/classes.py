@@ -66,7 +66,6 @@ _TABLE: dict[Class, list[str]] = {
         *_all(MAM, "result", "fin"),
         *_all("urn:xmpp:mam:1", "result"),
         *_all(CARBONS, "sent", "received"),
-        *_all(FORWARD, "forwarded"),
         *_all(MUC_USER, "x"),
         *_all("urn:xmpp:occupant-id:0", "occupant-id"),
         *_all("http://jabber.org/protocol/pubsub#event", "event"),
@@ -75,13 +74,13 @@ _TABLE: dict[Class, list[str]] = {
         *_all("http://jabber.org/protocol/offline", "offline"),
         # stanzas and errors have no business inside a stanza
         *_all(CLIENT, "message", "presence", "iq", "error"),
-        # this layer's own words, and those of EME, are ours alone
+        # this layer's own words are ours alone
         *_all(SEAL, "encrypted", "transient"),
         *_all(LANE, "grants", "keyreq", "no"),
-        *_all(EME, "encryption"),
     ],
 }
 
+ORIGIN_ID = f"{{{STANZA_ID}}}origin-id"
 _CLASS = {name: class_ for class_, names in _TABLE.items() for name in names}
 
 _TRANSIENT = frozenset(

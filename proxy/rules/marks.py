@@ -23,16 +23,21 @@ BODY = f"{{{CLIENT}}}body"
 SUBJECT = f"{{{CLIENT}}}subject"
 XHTML = "{http://jabber.org/protocol/xhtml-im}html"
 
+_SHOWN = (BODY, SUBJECT, XHTML)
 _LOOKALIKES = str.maketrans(
-    {"і": "i", "ⅰ": "i", "ı": "i", "l": "i", "1": "i", "|": "i", "ӏ": "i", "е": "e"}
-    | {"т": "t", "τ": "t", "ι": "i", "ε": "e", "ҽ": "e", "і": "i", "ͺ": ""}
+    "\u0456\u0457\u0131\u04cf\u03b9l1|\ua4f2\ua4e1\u0435\u03b5\ua4f0\u0442\u03c4\ua4d4",
+    "iiiiiiiiiieeettt",
 )
 _WORD = "tiiiie"
+_LOOKED_AT = 200
+_MARGIN = 40
+# letters by category, nothing by sight: fillers, and the empty Braille cell
+_BLANK = "\u115f\u1160\u3164\uffa0\u2800"
 
 
 def defused(text: str) -> str:
     """*text* without lines that look like a mark."""
-    if "[" not in unicodedata.normalize("NFKC", text) and not _bracketed(text):
+    if text.isascii() and "[" not in text:
         return text
     return "".join(
         "|" + line if _looks_like_mark(line) else line
@@ -40,53 +45,61 @@ def defused(text: str) -> str:
     )
 
 
-def _bracketed(text: str) -> bool:
-    return any(sign in text for sign in "【〔⟦［〚")
-
-
 def _looks_like_mark(line: str) -> bool:
-    folded = unicodedata.normalize("NFKD", line).casefold()
-    letters = "".join(
-        sign
-        for sign in folded
-        if not sign.isspace() and unicodedata.category(sign) not in ("Cf", "Mn", "Cc")
-    )
-    return bool(letters) and (
-        letters[0] in "[【〔⟦〚"
-        and letters[1 : 1 + len(_WORD)].translate(_LOOKALIKES) == _WORD
+    """Whether *line* begins, for an eye, with a bracket and the name.
+
+    Everything that shows nothing is left out first; then the name is looked for
+    behind any opening bracket among the first signs.
+    """
+    folded = unicodedata.normalize("NFKD", line[:_LOOKED_AT]).casefold()
+    seen = [sign for sign in folded if not _invisible(sign)]
+    for at, sign in enumerate(seen[:_MARGIN]):
+        if unicodedata.category(sign) == "Ps":
+            letters = "".join(seen[at + 1 : at + 1 + len(_WORD) + 2])
+            if _WORD in letters.translate(_LOOKALIKES):
+                return True
+    return False
+
+
+def _invisible(sign: str) -> bool:
+    return (
+        sign.isspace()
+        or sign in _BLANK
+        or unicodedata.category(sign) in ("Cf", "Mn", "Me", "Cc", "Cn", "Co")
     )
 
 
 def imitated(message: Element) -> bool:
     """Whether a text of *message* could be taken for a mark."""
-    texts = [child.text for child in message if child.tag in (BODY, SUBJECT)]
-    for child in message:
-        if child.tag == XHTML:
-            texts += child.itertext()
-    return any(text is not None and defused(text) != text for text in texts)
+    return any(
+        defused(text) != text
+        for child in message
+        if child.tag in _SHOWN
+        for text in child.itertext()
+    )
 
 
 def defuse(message: Element) -> None:
     """Defuse every text a client might show of a contact's *message*, in place."""
     for child in message:
-        if child.tag in (BODY, SUBJECT) and child.text:
-            child.text = defused(child.text)
-        elif child.tag == XHTML:
-            for part in child.iter():
-                part.text = defused(part.text) if part.text else part.text
+        for part in child.iter() if child.tag in _SHOWN else ():
+            part.text = defused(part.text) if part.text else part.text
+            if part is not child:
                 part.tail = defused(part.tail) if part.tail else part.tail
 
 
 def mark_clear(message: Element) -> None:
     """Mark a clear *message* of somebody who has keys, in place.
 
-    The formatted copy goes: a client that prefers it would not show the mark.
+    Only plain texts stay: a client that prefers another form of the text would
+    not show the mark.
     """
-    for child in list(message):
-        if child.tag == XHTML:
-            message.remove(child)
-        elif child.tag in (BODY, SUBJECT):
-            child.text = CLEAR + defused(child.text or "")
+    for child in message:
+        if child.tag in (BODY, SUBJECT):
+            text = "".join(child.itertext())
+            for part in list(child):
+                child.remove(part)
+            child.text = CLEAR + defused(text)
 
 
 def placeholder(outer: dict[str, str], text: str) -> Element:

@@ -411,10 +411,12 @@ class Framer:
         if tag != _STREAM_TAG:
             raise PeerFault("the stream begins with another element than a stream")
         start = self._parser.CurrentByteIndex - self._base
-        self._next = tag_end(self._buf, start)
-        self._header = header = bytes(self._buf[start : self._next])
+        end = tag_end(self._buf, start)
+        header = bytes(self._buf[start:end])
         if header.endswith(b"/>"):
             raise PeerFault("the stream header ends the stream")
+        self._header = header
+        self._next = end
         foreign = any(
             _USUAL_SCOPE.get(prefix) != uri for prefix, uri in self._scope.items()
         )

@@ -55,6 +55,17 @@ def parse_within(header: bytes, closing: bytes, data: bytes) -> Element:
     return _build(header, data, closing, None)
 
 
+def stored(data: bytes) -> Element:
+    """Read a stanza that was kept here; what is kept has been within the limits.
+
+    :raises PeerFault: it is not one element.
+    """
+    return parse_within(_STORED, b"</s>", data)
+
+
+_STORED = b"<s xmlns='jabber:client' xmlns:stream='http://etherx.jabber.org/streams'>"
+
+
 def _over(what: str) -> PeerFault:
     return PeerFault(f"the stanza {what}", condition="policy-violation")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from .machine import calibration
 from .stage import Pair, Stage, cpu, rss, spent
 from .table import Table, at

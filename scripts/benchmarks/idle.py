@@ -126,7 +126,7 @@ def _numbered(
 
     def run(count: int) -> None:
         nonlocal first
-        flood(sender, counter, lambda n, at=first: template.format(at + n), count)
-        first += count
+        at, first = first, first + count
+        flood(sender, counter, lambda n: template.format(at + n), count)
 
     return run

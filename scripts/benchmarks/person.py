@@ -27,11 +27,11 @@ import socket
 import struct
 import sys
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from slixmpp import ClientXMPP
 
-BODY = "Shall we meet at the station at half past seven? I bring both."
+BODY = "Shall we meet at the station at half past seven? I bring bread."
 _CHAT = (
     "<message to='{to}' type='chat' id='{id}'><body>{body}</body>"
     "<active xmlns='http://jabber.org/protocol/chatstates'/>"
@@ -169,11 +169,11 @@ class Person(ClientXMPP):
 
 def sealing() -> type[Person]:
     """The same with slixmpp-omemo; imported only where it is measured."""
-    from omemo.storage import Just, Maybe, Nothing, Storage  # type: ignore[import]
-    from slixmpp.plugins import register_plugin  # type: ignore[attr-defined]
-    from slixmpp_omemo import XEP_0384, TrustLevel  # type: ignore[import]
+    from omemo.storage import Just, Maybe, Nothing, Storage
+    from slixmpp.plugins import register_plugin
+    from slixmpp_omemo import XEP_0384, TrustLevel
 
-    class Memory(Storage):  # type: ignore[misc]
+    class Memory(Storage):
         """The fastest store that there can be: nothing is kept."""
 
         def __init__(self) -> None:
@@ -189,10 +189,12 @@ def sealing() -> type[Person]:
         async def _delete(self, key: str) -> None:
             self.values.pop(key, None)
 
-    class XEP_0384Impl(XEP_0384):  # type: ignore[misc]
+    class XEP_0384Impl(XEP_0384):
         """Trusts everybody before verification, as its own example does."""
 
-        default_config = {"fallback_message": "This message is OMEMO encrypted."}
+        default_config: ClassVar[dict[str, str]] = {
+            "fallback_message": "This message is OMEMO encrypted."
+        }
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)

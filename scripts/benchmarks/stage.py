@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -188,9 +189,9 @@ class PersonProcess:
         self.jid = jid
         self.events: list[dict[str, Any]] = []
         self._left = b""
+        number = str(side.fileno())
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.person", jid, str(port), kind]
-            + [str(side.fileno())],
+            [sys.executable, "-m", "benchmarks.person", jid, str(port), kind, number],
             env={"PATH": os.environ["PATH"], "PYTHONWARNINGS": "ignore"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -275,10 +276,8 @@ class Pair:
         for person in self.people:
             person.tell("quit")
         for person in self.people:
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 person.process.wait(5)
-            except subprocess.TimeoutExpired:
-                pass
             person.stop()
 
 

@@ -35,7 +35,7 @@ def _sizes(table: Table) -> None:
         alice.message("answer")
         alice.send(chat(BOB, 0))
         bob.message(BODY)
-        out, back = stage.bed.taps[0], stage.bed.taps[2]
+        out, back = stage.bed.taps[0], stage.bed.taps[3]
         sizes = [len(one) for one in _MESSAGE.findall(out.recorded(Way.OUT))]
         table.add("first sealed message, with its key", sizes[0], "B")
         marks = [len(tap.recorded()) for tap in (out, back)]

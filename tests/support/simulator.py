@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import cast
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
@@ -279,6 +280,8 @@ class Tillie:
 
     def tick(self) -> None:
         self.call(None, self.house.tick)
+        for session in [one for one in self.clients if not one.over]:
+            self.call(session, session.tick)
 
 
 class Upstream:
@@ -415,11 +418,16 @@ class World:
         self._work.append(work)
 
     def wait(self, milliseconds: int) -> None:
-        """Let time pass, all at once, and the Tillies notice it."""
-        self.now += milliseconds
-        for tillie in self._tillies:
-            tillie.tick()
-            self.settle()
+        """Let time pass second by second, and the Tillies notice it.
+
+        For days, set ``now``: what follows is as after a computer's sleep.
+        """
+        until = self.now + milliseconds
+        while self.now < until:
+            self.now = min(until, self.now + 1_000)
+            for tillie in self._tillies:
+                tillie.tick()
+                self.settle()
 
     def inject(self, client: Client, stanza: str | Element) -> None:
         """The server sends *stanza* to *client*, past the hooks."""
@@ -625,3 +633,65 @@ def with_payload(message: Element, payload: bytes | str, *, grants: bool = False
             seal.remove(part)
     return fresh
 
+
+
+ALICE, BOB, CAROL = "alice@a.test", "bob@b.test", "carol@c.test"
+
+
+@dataclass
+class Couple:
+    """Alice and Bob, each behind a Tillie of their own.
+
+    ``a`` is Alice's Tillie and ``b`` Bob's.
+    """
+
+    world: World
+    a: Tillie
+    b: Tillie
+    alice: Client
+    bob: Client
+
+    @property
+    def account(self) -> Account:
+        """Alice's account, on whom most attacks of the tests fall."""
+        return self.a.account(ALICE)
+
+    def capture(self, text: str = "a captured text", *, kind: str = "chat") -> Element:
+        """A sealed message of Bob to Alice that did not reach her."""
+        with self.caught() as kept:
+            self.bob.say(ALICE, text, kind=kind, ident=f"id of {text}")
+        return kept[0]
+
+    @contextmanager
+    def caught(self) -> Iterator[list[Element]]:
+        """Sealed messages are kept from all readers meanwhile, and gathered."""
+        kept: list[Element] = []
+
+        def keep(_: Upstream, stanza: Element) -> list[Element] | None:
+            if stanza.tag != MESSAGE:
+                return None
+            kept.append(deepcopy(stanza))
+            return []
+
+        before, self.world.arriving = self.world.arriving, keep
+        yield kept
+        self.world.arriving = before
+
+
+def couple(*, talked: bool = True, settings: Settings | None = None) -> Couple:
+    """Both logged in; *talked* where each has read a message of the other."""
+    world = World()
+    a, b = world.tillie(settings), world.tillie()
+    both = Couple(world, a, b, world.login(a, ALICE), world.login(b, BOB))
+    if talked:
+        both.alice.say(BOB, "first of alice")
+        both.bob.say(ALICE, "first of bob")
+        assert both.bob.bodies == ["first of alice"]
+        assert both.alice.bodies == ["first of bob"]
+    return both
+
+
+def link(old: Tillie, new: Tillie, jid: str) -> None:
+    """Join *new* to the account of *old*; a client is logged in at each."""
+    offer = cast("dict[str, str]", old.command("link", account=jid))
+    assert new.command("link", account=jid, code=offer["code"]) == {"joined": True}

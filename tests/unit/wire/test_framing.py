@@ -147,6 +147,7 @@ FIRST = {
     ),
     "other-root": (HEADER.replace(b"<stream:stream", b"<stream:features"), FORMAT),
     "header-that-ends": (HEADER[:-1] + b"/>", FORMAT),
+    "header-that-ends-and-text": (HEADER[:-1] + b"/>'", FORMAT),
     "long-header": (HEADER[:-1] + b" a='" + b"x" * 10_000 + b"'>", POLICY),
     "header-of-attributes": (
         HEADER[:-1] + b"".join(b" a%d=''" % n for n in range(65)) + b">",
@@ -645,6 +646,15 @@ def test_res_15_ever_new_names_are_left_out() -> None:
         assert isinstance(one, Skipped)
         assert one.size == len(names) + 7
         assert good.data == GOOD
+
+
+def test_res_15_parser_is_not_renewed_inside_cdata() -> None:
+    names = b"".join(b"<a%d/>" % n for n in range(6000))
+    limits = Limits(stanza=60_000, hard=200_000, depth=64)
+    opening, rest = b"<m>" + names + b"<![CDATA[<!-- </m>", b"<b> ]]></m>"
+    _, one, good = run([HEADER, opening, rest + GOOD], limits, skip=True)
+    assert one.size == len(opening + rest)
+    assert good.data == GOOD
 
 
 # -- properties -------------------------------------------------------------

@@ -1,0 +1,173 @@
+"""What came in stays until a client has it, and is shown once on each stream."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.core.inbox import Inbox
+from proxy.keys.store import MemoryStore
+
+A, PEER, OTHER = "a@a.test", "b@b.test", "c@a.test"
+NOW = 1_700_000_000_000
+DESK, PHONE, LATER = "11" * 8, "22" * 8, "33" * 8
+HASH, CHANGED = b"\1" * 16, b"\2" * 16
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+@pytest.fixture
+def inbox(store: MemoryStore) -> Inbox:
+    return Inbox(store, A)
+
+
+def test_rel_01_a_message_waits_over_a_kill_in_order(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    texts = [b"<%d/>" % at for at in range(30)]
+    with store.transaction():
+        for text in texts:
+            inbox.add(text, NOW)
+    assert [data for _, data in Inbox(store, A).waiting()] == texts
+
+
+def test_rows_after_a_kill_come_behind_those_before(store: MemoryStore) -> None:
+    for at in range(3):
+        with store.transaction():
+            Inbox(store, A).add(b"%d" % at, NOW + at)
+    assert [data for _, data in Inbox(store, A).waiting()] == [b"0", b"1", b"2"]
+
+
+def test_rel_21_a_clock_set_back_overwrites_nothing(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    with store.transaction():
+        for now in (NOW, NOW, NOW - 3_600_000, 0, NOW):
+            inbox.add(str(now).encode(), now)
+    assert len(inbox.waiting()) == 5
+    assert [int(data) for _, data in inbox.waiting()] == [NOW, NOW, NOW - 3_600_000, 0, NOW]
+
+
+def test_rel_21_the_same_moment_in_two_runs_overwrites_nothing(
+    store: MemoryStore,
+) -> None:
+    """The clock stood still, or was set back to it, over a restart."""
+    for text in (b"first run", b"second run"):
+        with store.transaction():
+            Inbox(store, A).add(text, NOW)
+    assert [data for _, data in Inbox(store, A).waiting()] == [b"first run", b"second run"]
+
+
+def test_what_was_delivered_waits_no_longer(store: MemoryStore, inbox: Inbox) -> None:
+    with store.transaction():
+        first, second = inbox.add(b"1", NOW), inbox.add(b"2", NOW)
+        inbox.delivered([first])
+    assert inbox.waiting() == [(second, b"2")]
+    with store.transaction():
+        inbox.delivered([first, second])
+    assert inbox.waiting() == []
+
+
+# -- seen before (I12, ENC-12) ------------------------------------------------
+
+
+def fresh(inbox: Inbox, stream: str, bound_at: int, now: int, digest: bytes = HASH) -> bool:
+    return inbox.fresh("lane/n", digest, stream, bound_at, now)
+
+
+def test_i12_a_message_is_shown_once_on_a_stream(store: MemoryStore, inbox: Inbox) -> None:
+    with store.transaction():
+        assert fresh(inbox, DESK, NOW - 9, NOW)
+        assert not fresh(inbox, DESK, NOW - 9, NOW + 1)
+
+
+def test_i12_each_stream_that_was_there_gets_it(store: MemoryStore, inbox: Inbox) -> None:
+    with store.transaction():
+        assert fresh(inbox, DESK, NOW - 9, NOW)
+        assert fresh(inbox, PHONE, NOW - 5, NOW + 1)
+        for stream in (DESK, PHONE):
+            assert not fresh(inbox, stream, NOW - 9, NOW + 2)
+
+
+def test_i12_a_stream_opened_later_does_not(store: MemoryStore, inbox: Inbox) -> None:
+    with store.transaction():
+        assert fresh(inbox, DESK, NOW - 9, NOW)
+        assert not fresh(inbox, LATER, NOW + 1, NOW + 2)
+
+
+def test_i7_another_ciphertext_under_a_used_index_is_shown(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    with store.transaction():
+        assert fresh(inbox, DESK, NOW - 9, NOW)
+        assert fresh(inbox, DESK, NOW - 9, NOW, CHANGED)
+        assert not fresh(inbox, DESK, NOW - 9, NOW, CHANGED)
+
+
+def test_enc_12_it_is_remembered_over_a_kill(store: MemoryStore, inbox: Inbox) -> None:
+    with store.transaction():
+        fresh(inbox, DESK, NOW - 9, NOW)
+    with store.transaction():
+        assert not fresh(Inbox(store, A), DESK, NOW - 9, NOW + 5)
+
+
+def test_rel_14_what_was_not_committed_was_not_shown(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    with pytest.raises(KeyError), store.transaction():
+        assert fresh(inbox, DESK, NOW - 9, NOW)
+        raise KeyError
+    with store.transaction():
+        assert fresh(inbox, DESK, NOW - 9, NOW)
+
+
+# -- held ---------------------------------------------------------------------
+
+
+def test_i12_held_messages_are_there_after_a_kill(store: MemoryStore, inbox: Inbox) -> None:
+    with store.transaction():
+        inbox.hold(DESK, PEER, b"<1/>\0with a zero", NOW)
+        shown = inbox.hold(PHONE, OTHER, b"<2/>", NOW + 1)
+        shown.shown = True
+        inbox.save(shown)
+    found = Inbox(store, A).load_held()
+    assert [(one.stream, one.peer, one.data, one.since, one.shown) for one in found] == [
+        (DESK, PEER, b"<1/>\0with a zero", NOW, False),
+        (PHONE, OTHER, b"<2/>", NOW + 1, True),
+    ]
+
+
+def test_a_released_one_is_gone_for_good(store: MemoryStore, inbox: Inbox) -> None:
+    with store.transaction():
+        held = inbox.hold(DESK, PEER, b"<1/>", NOW)
+        inbox.release(held)
+    assert inbox.load_held() == []
+    assert Inbox(store, A).load_held() == []
+
+
+def test_later_ones_queue_behind_a_held_one_of_the_same_sender_only(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    with store.transaction():
+        held = inbox.hold(DESK, PEER, b"<1/>", NOW)
+    assert inbox.blocking(DESK, PEER)
+    assert not inbox.blocking(DESK, OTHER)
+    assert not inbox.blocking(PHONE, PEER)
+    held.shown = True
+    assert not inbox.blocking(DESK, PEER)
+    assert (inbox.count(PEER), inbox.count(OTHER)) == (1, 0)
+
+
+def test_rel_14_memory_forgets_what_was_rolled_back(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    with store.transaction():
+        kept = inbox.hold(DESK, PEER, b"<kept/>", NOW)
+    with pytest.raises(KeyError), store.transaction():
+        inbox.release(kept)
+        inbox.hold(DESK, OTHER, b"<lost/>", NOW)
+        raise KeyError
+    inbox.forget_caches()
+    assert [one.data for one in inbox.load_held()] == [b"<kept/>"]

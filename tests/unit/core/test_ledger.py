@@ -1,0 +1,170 @@
+"""What was sent stays, as it was sent, until the server is known to have it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core import ledger
+from proxy.core.ledger import Cut, Ledger
+from proxy.keys.store import MemoryStore
+
+A, B = "a@a.test", "b@b.test"
+NOW = 1_700_000_000_000
+TOP = 2**32
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+def filled(store: MemoryStore, *kept: bool, account: str = A, now: int = NOW) -> Ledger:
+    """A resumable stream that sent one stanza for each of *kept*."""
+    one = Ledger(store, account)
+    with store.transaction():
+        one.enabled("previd")
+        for at, keep in enumerate(kept):
+            one.add(b"<%d/>" % (at + 1), now + at, kept=keep)
+    return one
+
+
+def rows(store: MemoryStore, live: set[str] | None = None) -> list[bytes]:
+    return [data for _, data in ledger.left_over(store, A, live or set())]
+
+
+def test_kept_stanzas_are_in_the_store_as_they_left(store: MemoryStore) -> None:
+    one = filled(store, True, False, True)
+    assert rows(store) == [b"<1/>", b"<3/>"]
+    assert one.unacknowledged() == [b"<1/>", b"<2/>", b"<3/>"]
+    assert (one.waiting, one.sent, one.messages_waiting) == (3, 3, True)
+
+
+def test_i13_what_is_acknowledged_is_not_sent_again(store: MemoryStore) -> None:
+    one = filled(store, True, False, True)
+    with store.transaction():
+        one.acknowledge(2)
+    assert rows(store) == [b"<3/>"]
+    assert one.unacknowledged() == [b"<3/>"]
+    with store.transaction():
+        one.acknowledge(3)
+    assert (rows(store), one.waiting, one.messages_waiting) == ([], 0, False)
+
+
+def test_an_old_acknowledgement_changes_nothing(store: MemoryStore) -> None:
+    one = filled(store, True, True)
+    with store.transaction():
+        one.acknowledge(1)
+        one.acknowledge(0)
+    assert one.unacknowledged() == [b"<2/>"]
+
+
+@given(before=st.integers(0, 3), sent=st.integers(0, 6), acked=st.integers(0, 6))
+def test_counts_go_round(before: int, sent: int, acked: int) -> None:
+    """XEP-0198, 4: modulo 2^32."""
+    store = MemoryStore()
+    one = Ledger(store, A)
+    one._sent = one.acked = TOP - 1 - before
+    with store.transaction():
+        for at in range(sent):
+            one.add(b"%d" % at, NOW, kept=True)
+        one.acknowledge((TOP - 1 - before + min(acked, sent)) % TOP)
+    assert one.unacknowledged() == [b"%d" % at for at in range(min(acked, sent), sent)]
+
+
+def test_a_row_of_a_rolled_back_transaction_is_not_left_over(store: MemoryStore) -> None:
+    one = filled(store, True)
+    with pytest.raises(KeyError), store.transaction():
+        one.add(b"<lost/>", NOW, kept=True)
+        raise KeyError
+    assert rows(store) == [b"<1/>"]
+
+
+def test_rel_02_a_kill_leaves_the_way_back_to_the_stream(store: MemoryStore) -> None:
+    one = filled(store, True, True)
+    with store.transaction():
+        one.acknowledge(1)
+        one.received(7)
+    [cut] = ledger.cuts(store, A, set())
+    assert cut == Cut(one.stream, "previd", received=7, sent=2, acked=1)
+    assert ledger.cuts(store, A, {one.stream}) == []
+    assert ledger.cuts(store, B, set()) == []
+
+
+def test_rel_02_what_arrived_before_the_kill_is_not_sent_again(
+    store: MemoryStore,
+) -> None:
+    filled(store, True, True, False, True)
+    [cut] = ledger.cuts(store, A, set())
+    with store.transaction():
+        ledger.settle(store, A, cut, 2)
+    assert rows(store) == [b"<4/>"]
+    assert ledger.cuts(store, A, set()) == []
+
+
+def test_without_a_word_of_the_server_everything_is_sent_again(
+    store: MemoryStore,
+) -> None:
+    filled(store, True, True)
+    [cut] = ledger.cuts(store, A, set())
+    with store.transaction():
+        ledger.settle(store, A, cut, None)
+    assert rows(store) == [b"<1/>", b"<2/>"]
+    assert ledger.cuts(store, A, set()) == []
+
+
+def test_a_stream_that_ended_well_is_not_resumed_but_its_rows_stay(
+    store: MemoryStore,
+) -> None:
+    one = filled(store, True)
+    with store.transaction():
+        one.ended()
+    assert ledger.cuts(store, A, set()) == []
+    assert rows(store) == [b"<1/>"]
+
+
+def test_what_is_left_over_is_in_the_order_it_was_sent(store: MemoryStore) -> None:
+    """Also where streams were open side by side, whatever their names."""
+    for start in (40, 0, 20):
+        one = Ledger(store, A)
+        with store.transaction():
+            for at in range(12):
+                number = start + at
+                one.add(b"%d" % number, NOW + number, kept=True)
+    assert rows(store) == [b"%d" % n for n in [*range(12), *range(20, 32), *range(40, 52)]]
+
+
+def test_live_streams_and_other_accounts_are_left_alone(store: MemoryStore) -> None:
+    mine = filled(store, True)
+    filled(store, True, account=B)
+    assert rows(store, {mine.stream}) == []
+    assert rows(store) == [b"<1/>"]
+
+
+def test_a_stream_that_cannot_be_resumed_leaves_no_way_back(store: MemoryStore) -> None:
+    one = Ledger(store, A)
+    with store.transaction():
+        one.enabled(None)
+        one.add(b"<1/>", NOW, kept=True)
+        one.received(3)
+    assert ledger.cuts(store, A, set()) == []
+    assert rows(store) == [b"<1/>"]
+
+
+def test_without_management_only_messages_are_waited_for(store: MemoryStore) -> None:
+    """Nobody would ever acknowledge the others."""
+    one = Ledger(store, A)
+    with store.transaction():
+        one.add(b"<presence/>", NOW, kept=False)
+        one.add(b"<message/>", NOW, kept=True)
+        one.unmanaged()
+        one.add(b"<iq/>", NOW, kept=False)
+    assert one.unacknowledged() == [b"<message/>"]
+    with store.transaction():
+        one.acknowledge(one.sent)
+    assert (one.waiting, rows(store)) == (0, [])
+
+
+def test_streams_have_names_of_their_own(store: MemoryStore) -> None:
+    assert len({Ledger(store, A).stream for _ in range(50)}) == 50
