@@ -17,6 +17,8 @@ from ..suites.entropy import token
 
 KEPT = 14 * 24 * 3600 * 1000
 _MODULUS = 2**32
+MOST_ARRIVED = 200
+MOST_UNSAVED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,6 @@ class Cut:
     stream: str
     previd: str
     received: int
-    sent: int
     acked: int
     began: int
 
@@ -56,8 +57,10 @@ class Ledger:
         self.acked = 0
         self._previd: str | None = None
         self._received = 0
+        self._saved = 0
         self._managed = True
         self._began = 0
+        self._arrived: list[str] = []
 
     @property
     def waiting(self) -> int:
@@ -83,12 +86,11 @@ class Ledger:
         row = ""
         if kept:
             row = f"{self.stream}/{made or now:015d}/{self._sent:010d}"
+            self._forget_arrived()
             record = clear_to.encode() + b"\0" + data
             self._store.put("ledger", self._account, row, record)
         if row or self._managed:
             self._waiting.append(Sent(self._sent, data, row, clear_to))
-        if self._previd is not None and kept:
-            self._save()
 
     def unmanaged(self) -> None:
         """There is no XEP-0198: only messages are waited for, by a ping."""
@@ -100,8 +102,17 @@ class Ledger:
         while self._waiting and _reached(self._waiting[0].number, h):
             one = self._waiting.popleft()
             if one.row:
-                self._store.delete("ledger", self._account, one.row)
+                self._arrived.append(one.row)
         self.acked = h
+        if self._store.writing or len(self._arrived) >= MOST_ARRIVED:
+            self._forget_arrived()
+
+    def _forget_arrived(self) -> None:
+        """Rows whose arrival is known go with some other write: a commit for them
+        alone is not worth it, and a kill before it costs one question more."""
+        for row in self._arrived:
+            self._store.delete("ledger", self._account, row)
+        self._arrived.clear()
 
     def unacknowledged(self) -> list[Sent]:
         """What has to be sent again, in order, on the resumed stream."""
@@ -125,20 +136,27 @@ class Ledger:
         return self._previd
 
     def received(self, count: int) -> None:
-        """The server's stanzas up to *count* are committed with this transaction."""
-        if count != self._received:
-            self._received = count
-            if self._previd is not None:
-                self._save()
+        """The server's stanzas up to *count* are handled.
+
+        Written down together with what they brought, or now and then: a server
+        that resumes at a lower count repeats presences and answers only.
+        """
+        if self._previd is None or count == self._saved:
+            return
+        self._received = count
+        if self._store.writing or (count - self._saved) % _MODULUS >= MOST_UNSAVED:
+            self._save()
 
     def _save(self) -> None:
-        record = [self._previd, self._received, self._sent, self.acked, self._began]
+        record = [self._previd, self._received, self.acked, self._began]
         data = json.dumps(record).encode()
         self._store.put("stream", self._account, self.stream, data)
+        self._saved = self._received
 
     def ended(self) -> None:
         """The stream was closed in good order: nothing to resume."""
         self._previd = None
+        self._forget_arrived()
         self._store.delete("stream", self._account, self.stream)
 
 
@@ -164,7 +182,7 @@ def arrived(store: Store, account: str, cut: Cut, h: int | None) -> None:
 
 def emptied(store: Store, account: str, cut: Cut, received: int) -> None:
     """Stanzas that the cut stream still held are committed, up to *received*."""
-    record = [cut.previd, received, cut.sent, cut.acked, cut.began]
+    record = [cut.previd, received, cut.acked, cut.began]
     store.put("stream", account, cut.stream, json.dumps(record).encode())
 
 

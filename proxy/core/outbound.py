@@ -383,7 +383,7 @@ def _sealed(
     everyone = readers + account.own_readers()
     lane = ratchets.ready(peer, account.audience(contact), everyone, account.clock())
     due = ratchets.attached(peer, lane, everyone)
-    ratchets.mark_granted(lane, due)
+    ratchets.mark_granted(peer, lane, due)
     ahead, beside = _grants(account, lane, due, stanza, len(plaintext))
     flags = lanes.WITH_GRANTS if beside is not None else 0
     bound = lanes.Bound(stanza.type or "normal", account.jid)

@@ -120,8 +120,17 @@ class Ratchets:
             data = self._store.get("send", self._account, peer)
             if data is None:
                 return None
-            found = self._sending[peer] = _unpack_send(data)
+            found = self._sending[peer] = self._load(peer, data)
         return found
+
+    def _load(self, peer: str, data: bytes) -> SendLane:
+        """The lane as it stands: what changes with each stanza lies apart."""
+        lane = _unpack_send(data)
+        place = self._store.get("chain", self._account, peer)
+        if place is not None and place[:16] == lane.lane:
+            lane.chain = lanes.Chain.unpack(place[16:52])
+            lane.count = int.from_bytes(place[52:56], "big")
+        return lane
 
     def ready(
         self,
@@ -162,6 +171,7 @@ class Ratchets:
             self._retire(peer, lane)
         self._sending.pop(peer, None)
         self._store.delete("send", self._account, peer)
+        self._store.delete("chain", self._account, peer)
 
     def rotate_all(self) -> None:
         for peer, _ in self._store.scan("send", self._account):
@@ -188,6 +198,7 @@ class Ratchets:
         # the own device reads its own lane too: archive pages and carbons show it
         self._keep_read(ReadLane(new.facts, new.chain, new.chain, now))
         self._sending[peer] = lane
+        self._keep_send(peer, lane)
         return lane
 
     def _epoch(self, now: int) -> int:
@@ -209,10 +220,16 @@ class Ratchets:
                 due.append(reader)
         return due
 
-    def mark_granted(self, lane: SendLane, readers: list[Reader]) -> None:
+    def mark_granted(self, peer: str, lane: SendLane, readers: list[Reader]) -> None:
+        """Grants to *readers* go with the next content stanza."""
         for reader in readers:
             first, times = lane.granted.get(reader.device, (lane.chain.n, 0))
             lane.granted[reader.device] = (first, times + 1)
+        if readers:
+            self._keep_send(peer, lane)
+
+    def _keep_send(self, peer: str, lane: SendLane) -> None:
+        self._store.put("send", self._account, peer, _pack_send(lane))
 
     def grant(self, lane: SendLane, reader: Reader) -> bytes:
         """The key of *lane* for one reader, from the first index it may read."""
@@ -256,7 +273,8 @@ class Ratchets:
         lane.chain = lane.chain.next()
         if not flags & lanes.TRANSIENT:
             lane.count += 1
-        self._store.put("send", self._account, peer, _pack_send(lane))
+        place = lane.lane + lane.chain.pack() + lane.count.to_bytes(4, "big")
+        self._store.put("chain", self._account, peer, place)
         return payload
 
     def heard(self, peer: str) -> None:
@@ -264,7 +282,7 @@ class Ratchets:
         lane = self.current(peer)
         if lane is not None and not lane.heard:
             lane.heard = True
-            self._store.put("send", self._account, peer, _pack_send(lane))
+            self._keep_send(peer, lane)
 
     # -- reading ------
 
@@ -388,7 +406,7 @@ class Ratchets:
                 return None
             # first seen just now: it reads what is sent from here on
             lane.granted[reader.device] = (lane.chain.n, 0)
-            self._store.put("send", self._account, reader.jid, _pack_send(lane))
+            self._keep_send(reader.jid, lane)
         return self.grant(lane, reader)
 
     def _past(self, lane_id: bytes, peer: str) -> SendLane | None:
@@ -431,10 +449,12 @@ class Ratchets:
     def note_joined(self, device: bytes) -> None:
         """Remember where each lane stood when the own *device* was linked (I19)."""
         sent: dict[bytes, int] = {}
-        for shelf in ("send", "past"):
-            for _, data in self._store.scan(shelf, self._account):
-                own = _unpack_send(data)
-                sent[own.lane] = own.chain.n
+        for peer, data in self._store.scan("send", self._account):
+            own = self._load(peer, data)
+            sent[own.lane] = own.chain.n
+        for _, data in self._store.scan("past", self._account):
+            own = _unpack_send(data)
+            sent[own.lane] = own.chain.n
         for key, data in self._store.scan("lane", self._account):
             lane = _unpack_read(data, self._store.get("top", self._account, key))
             first = max(lane.top.n, sent.get(lane.facts.lane, 0))

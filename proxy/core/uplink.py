@@ -49,6 +49,7 @@ QUIET = 40_000
 DEAD = 60_000
 RECONNECT_FOR = 300_000
 MOST_UNACKNOWLEDGED = 500
+MOST_SENT = 2**30
 _BIND = "urn:ietf:params:xml:ns:xmpp-bind"
 _PING = "{urn:xmpp:ping}ping"
 
@@ -216,9 +217,10 @@ class Uplink:
     def _resume_point(self) -> ResumePoint | None:
         if self._session.phase is Phase.RECOVERING and self._recovering:
             cut = self._recovering[0]
-            # presences and queries after the last message were sent but not
-            # written down: the server may have counted more than the record says
-            return ResumePoint(cut.previd, cut.received, cut.sent + 10_000, cut.acked)
+            # how much was sent is not written down with each stanza: whatever
+            # the server says that it handled is possible
+            sent = (cut.acked + MOST_SENT) % 2**32
+            return ResumePoint(cut.previd, cut.received, sent, cut.acked)
         if (
             self._session.phase is Phase.CUT
             and self._ledger is not None

@@ -294,6 +294,10 @@ class SqliteStore:
                 with suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
 
+    @property
+    def writing(self) -> bool:
+        return self._begun
+
     def close(self) -> None:
         with suppress(sqlite3.Error):
             self._db.close()

@@ -38,6 +38,12 @@ class Store(Protocol):
         """All writes inside become durable together at the end, or none does."""
         ...
 
+    @property
+    def writing(self) -> bool:
+        """Whether this transaction has written something already, so that a
+        further small write costs no commit of its own."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -91,6 +97,10 @@ class MemoryStore:
             raise
         finally:
             self._open = False
+
+    @property
+    def writing(self) -> bool:
+        return self._open and self._dirty
 
     def close(self) -> None:
         """Nothing to do."""

@@ -38,7 +38,7 @@ class LinkOwner(Protocol):
         """The handshake asked for with ``start_tls`` is done and verified."""
 
     def link_data(self, data: bytes) -> None:
-        """Bytes came; never empty, at most 64 KiB."""
+        """Bytes came, never none: what one read of the socket brought."""
 
     def link_lost(self, fault: Fault | None) -> None:
         """The end, exactly once after ``link_up``.
@@ -89,6 +89,7 @@ class Link(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         self._ready: Deferred[None] | None = None
         self._fault: EnvFault | None = None
         self._closing = False
+        self._records: list[bytes] = []
 
     @property
     def direct(self) -> bool:
@@ -166,9 +167,26 @@ class Link(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         self.connected_to.callback(self)
 
     def dataReceived(self, data: bytes) -> None:
+        """Plain bytes are delivered at once, TLS records by the read.
+
+        Twisted hands over each record by itself, and servers put each stanza into
+        its own: the owner, who commits once a call, would commit for each.
+        """
+        if self.facts is None:
+            self._acknowledge()
+            if self._owner is not None and not self._closing:
+                self._owner.link_data(data)
+            return
+        if not self._records:
+            self._reactor.callLater(0, self._deliver)
+        self._records.append(data)
+
+    def _deliver(self) -> None:
+        data, self._records = b"".join(self._records), []
+        if not data or self._owner is None or self._closing:
+            return
         self._acknowledge()
-        if self._owner is not None and not self._closing:
-            self._owner.link_data(data)
+        self._owner.link_data(data)
 
     def handshakeCompleted(self) -> None:
         self._set_deadline(None)
@@ -186,6 +204,7 @@ class Link(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
             self._owner.link_secure(self.facts)
 
     def connectionLost(self, reason: Any) -> None:
+        self._deliver()
         self.connected = 0
         self._set_deadline(None)
         fault = self._end(reason)

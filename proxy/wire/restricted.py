@@ -168,7 +168,8 @@ class Expat:
 
     What XMPP forbids is refused at its first bytes, not when it is complete,
     and each byte is looked at a bounded number of times however small the
-    pieces are.
+    pieces are.  The price of the latter: what is not well-formed inside one
+    long tag may be found only at the tag's end or in :meth:`flush`.
 
     :ivar parser: for ``CurrentByteIndex`` inside handlers: the number of bytes
         fed before the token that is being reported.

@@ -29,11 +29,8 @@ modules_enabled = { "roster"; "saslauth"; "tls"; "disco"; "carbons"; "pep";
 network_settings = { nagle = false }
 """
 SHAPED = (
-    SERVER
-    + """
-modules_enabled[#modules_enabled + 1] = "limits"
-limits = { c2s = { rate = "10kb/s" } }
-"""
+    SERVER.replace('"roster";', '"roster"; "limits";')
+    + 'limits = { c2s = { rate = "10kb/s" } }'
 )
 _STUNNEL = """
 foreground = yes

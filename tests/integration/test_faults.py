@@ -171,7 +171,9 @@ def test_rel_14_a_full_disk(bed: Bed) -> None:
     assert "database" in ended_with(client)
     assert len(both.taps[0].recorded()) >= sent
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    threading.Timer(1.0, resource.prlimit, (pid, resource.RLIMIT_FSIZE, unlimited)).start()
+    threading.Timer(
+        1.0, resource.prlimit, (pid, resource.RLIMIT_FSIZE, unlimited)
+    ).start()
     both.alice.say()
     both.settle()
     assert tillie.running

@@ -244,7 +244,9 @@ def pair(bed: Bed) -> Pair:
     if not bed.server.running:
         bed.start(ALICE, BOB)
     taps = [bed.tap("a.test"), bed.tap("b.test")]
-    tillies = [bed.tillie(name, taps=[tap]) for name, tap in zip("ab", taps, strict=True)]
+    tillies = [
+        bed.tillie(name, taps=[tap]) for name, tap in zip("ab", taps, strict=True)
+    ]
     alice = Person(bed, ALICE, BOB, tillies[0], bed.canaries.secret())
     bob = Person(bed, BOB, ALICE, tillies[1], bed.canaries.secret())
     both = Pair(alice, bob, taps)

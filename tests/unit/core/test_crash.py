@@ -6,7 +6,7 @@ tried with the real program in ``tests/integration/test_kills.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -27,9 +27,8 @@ def die() -> None:
 
 
 @pytest.fixture(autouse=True)
-def disarmed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def disarmed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crash, "_armed", {})
-    yield
 
 
 def test_an_unarmed_point_is_passed() -> None:
@@ -156,8 +155,8 @@ def test_rel_14_a_failed_commit_sends_nothing_and_loses_nothing() -> None:
             wrong.append(f"commit {nth}: alice cannot read any more")
         if not faulty.a.account(ALICE).published:
             wrong.append(f"commit {nth}: the keys are not published")
-    assert nth > 20
     assert not wrong
+    assert nth > 6
 
 
 def test_rel_14_the_client_is_told() -> None:

@@ -107,11 +107,16 @@ def test_nothing_of_a_failed_transaction_stays(
     store: Store, error: type[BaseException]
 ) -> None:
     put(store, ("s", A, "kept", b"1"), ("s", A, "gone", b"1"))
-    with pytest.raises(error), store.transaction():
-        store.put("s", A, "kept", b"2")
-        store.put("s", B, "new", b"2")
-        store.delete("s", A, "gone")
-        raise error("x")
+
+    def work() -> None:
+        with store.transaction():
+            store.put("s", A, "kept", b"2")
+            store.put("s", B, "new", b"2")
+            store.delete("s", A, "gone")
+            raise error("x")
+
+    with pytest.raises(error):
+        work()
     assert store.scan("s", A) == [("gone", b"1"), ("kept", b"1")]
     assert store.accounts() == [A]
     put(store, ("s", A, "later", b"3"))
@@ -147,10 +152,15 @@ def test_a_write_outside_a_transaction_is_a_bug(store: Store, work: str) -> None
 
 
 def test_transactions_do_not_nest(store: Store) -> None:
-    with pytest.raises(LocalFault), store.transaction():
-        store.put("s", A, "k", b"1")
+
+    def work() -> None:
         with store.transaction():
-            raise AssertionError("not reached")
+            store.put("s", A, "k", b"1")
+            with store.transaction():
+                raise AssertionError("not reached")
+
+    with pytest.raises(LocalFault):
+        work()
     assert store.get("s", A, "k") is None
     put(store, ("s", A, "k", b"2"))
 
@@ -165,7 +175,9 @@ def test_a_value_is_not_the_buffer_that_was_given(store: Store) -> None:
 
 _KEYS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=4)
 _STEPS = st.lists(
-    st.tuples(st.sampled_from("sl"), st.sampled_from([A, B]), _KEYS, st.binary(max_size=9)),
+    st.tuples(
+        st.sampled_from("sl"), st.sampled_from([A, B]), _KEYS, st.binary(max_size=9)
+    ),
     max_size=12,
 )
 
@@ -182,7 +194,10 @@ def test_both_engines_say_the_same(
     fail: bool,
 ) -> None:
     """An empty value stands for a deletion here."""
-    stores: list[Store] = [MemoryStore(), open_store(tmp_path_factory.mktemp("s") / "s")]
+    stores: list[Store] = [
+        MemoryStore(),
+        open_store(tmp_path_factory.mktemp("s") / "s"),
+    ]
     for store in stores:
         try:
             with store.transaction():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from unittest import mock
 from xml.parsers import expat
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import LocalFault
+from proxy.wire import framing, restricted, skim
 from proxy.wire.framing import (
     AFTER_LOGIN,
     BEFORE_LOGIN,
@@ -682,18 +684,37 @@ FRAGMENTS = [
 ]
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.data())
-def test_garbage_never_raises_and_cuts_do_not_matter(data: st.DataObject) -> None:
+def _garbage(data: st.DataObject, end: bytes = b"") -> None:
     fragments = st.one_of(st.sampled_from(FRAGMENTS), st.binary(max_size=6))
     header = data.draw(st.sampled_from((HEADER, HEADER, HEADER, b"", HEADER[:-1])))
-    whole = header + b"".join(data.draw(st.lists(fragments, max_size=24)))
+    whole = header + b"".join(data.draw(st.lists(fragments, max_size=24))) + end
     limits = Limits(stanza=180, hard=300, depth=3, attributes=2, children=3)
     skip = data.draw(st.booleans())
     expected = run([whole], limits, skip=skip)
     assert run(data.draw(cuts(whole)), limits, skip=skip) == expected
     single = [whole[at : at + 1] for at in range(len(whole))]
     assert run(single, limits, skip=skip) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_garbage_never_raises_and_cuts_do_not_matter(data: st.DataObject) -> None:
+    _garbage(data)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_garbage_where_every_tag_is_long_and_parsers_are_renewed(
+    data: st.DataObject,
+) -> None:
+    with (
+        mock.patch.object(restricted, "_LONG_TAG", 3),
+        mock.patch.object(framing, "_RENEW_AFTER_NAMES", 2),
+        mock.patch.multiple(skim, _RENEW_AFTER_NAMES=1, _PIECE=8),
+    ):
+        # A fault inside a long tag may wait for the end of the tag, or for the
+        # limit, which this is beyond.
+        _garbage(data, b"x" * 500)
 
 
 @settings(max_examples=300, deadline=None)
