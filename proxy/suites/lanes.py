@@ -248,7 +248,7 @@ def open_lane(
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What a server does not rewrite and the seal therefore binds (decision 9).
+    """What a server does not rewrite and the seal therefore binds (clause 5.5).
 
     :param type: the stanza's ``type`` or its default.
     :param sender: bare JID of the sending account.

@@ -13,6 +13,7 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from signal import SIGKILL
@@ -79,8 +80,8 @@ class Person:
             return False
         self.client = client
         self.connections.append(client)
-        for number in self.pending:
-            self._say(number)
+        for one in self.pending:
+            self._say(one)
         return True
 
     def _why(self) -> str:
@@ -126,7 +127,7 @@ class Person:
     def seen(self) -> list[list[int]]:
         """The numbers shown to the client, for each of its connections."""
         return [
-            [_number(one) for one in client.messages() if one.get("type") == "chat"]
+            [number(one) for one in client.messages() if one.get("type") == "chat"]
             for client in self.connections
         ]
 
@@ -143,7 +144,7 @@ class Person:
         ]
 
 
-def _number(message: Element) -> int:
+def number(message: Element) -> int:
     text = text_of(message)
     found = re.fullmatch(r"[0-9a-f]{32} (\d+)", text)
     assert found, f"a text that nobody wrote: {text!r}"
@@ -302,3 +303,33 @@ def test_rel_05_killed_at_random_under_traffic(bed: Bed) -> None:
         killer.join()
     both.settle()
     assert both.broken_promises(killed={ALICE, BOB}) == []
+
+
+def test_rel_34_two_clients_of_one_account_come_back_at_once(bed: Bed) -> None:
+    """As both do by themselves when their Tillie is killed; neither is refused."""
+    both = pair(bed)
+    tillie, bob = both.bob.tillie, both.bob.client
+    assert bob is not None
+    bed.raw(BOB, tillie.port, resource="phone").ping()
+    both.alice.say()
+    both.alice.settle()
+    tillie.kill()
+    both.alice.say()
+    both.alice.settle()
+    tillie.start()
+    with ThreadPoolExecutor(2) as pool:
+        logins = [
+            pool.submit(bed.raw, BOB, tillie.port, resource=resource)
+            for resource in ("desk", "phone")
+        ]
+    clients = [login.result() for login in logins]
+    both.alice.say()
+    both.alice.settle()
+    for client in clients:
+        client.ping()
+    shown = [[number(one) for one in client.messages()] for client in clients]
+    for numbers in shown:
+        assert in_order(numbers)
+        assert twice(numbers) == []
+    before = {number(one) for one in bob.messages()}
+    assert before | set(shown[0]) | set(shown[1]) >= set(both.alice.accepted)

@@ -1,0 +1,303 @@
+"""A second device joins by a code (I5)."""
+
+from __future__ import annotations
+
+from xml.etree.ElementTree import Element
+
+import pytest
+
+from proxy.core import directory, linking
+from proxy.core.identity import Standing
+from proxy.errors import Fault, TrustFault
+from tests.support.scripted import render
+from tests.support.simulator import (
+    ALICE,
+    BOB,
+    Client,
+    Couple,
+    Tillie,
+    couple,
+    link,
+    parsed,
+    sealed,
+)
+
+KEY = (ALICE, directory.KEY)
+
+
+def newcomer(c: Couple) -> tuple[Tillie, Client]:
+    tillie = c.world.tillie()
+    return tillie, c.world.login(tillie, ALICE, "new")
+
+
+def standing(tillie: Tillie) -> Standing:
+    return tillie.account(ALICE).identity.standing
+
+
+def test_i05_unlinked_device_makes_no_keys_and_sends_nothing() -> None:
+    c = couple()
+    before = render(c.world.pep[KEY]["current"])
+    tillie, new = newcomer(c)
+    assert standing(tillie) is Standing.LINKING
+    new.say(BOB, "not linked yet", ident="m")
+    assert [one.get("id") for one in new.errors] == ["m"]
+    assert sealed(new.upstream.stanzas) == []
+    assert b"not linked yet" not in c.world.wire
+    assert render(c.world.pep[KEY]["current"]) == before
+
+
+@pytest.mark.parametrize("then", ["gone", "empty"])
+def test_enc_23_withheld_own_record_makes_no_second_root(then: str) -> None:
+    """A device that has seen the account's keys never makes others by itself."""
+    c = couple()
+    tillie, new = newcomer(c)
+    new.close()
+    saved = c.world.pep.pop(KEY)
+    if then == "empty":
+        c.world.pep[KEY] = {}
+    c.world.login(tillie, ALICE, "new")
+    assert not tillie.account(ALICE).identity.has_manifest
+    assert not c.world.pep.get(KEY)
+    c.world.pep[KEY] = saved
+    assert c.account.identity.ready
+
+
+def test_i05_linked_device_is_in_the_manifest_and_writes() -> None:
+    c = couple()
+    tillie, new = newcomer(c)
+    link(c.a, tillie, ALICE)
+    assert standing(tillie) is Standing.READY
+    assert len(c.account.identity.manifest.active) == 2
+    assert not tillie.account(ALICE).identity.owner
+    new.say(BOB, "from the new device")
+    c.world.wait(20_000)
+    assert c.bob.bodies[-1] == "from the new device"
+
+
+def test_i05_messages_of_linking_are_never_stored_or_copied() -> None:
+    c = couple()
+    tillie, _ = newcomer(c)
+    seen: list[Element] = []
+
+    def look(_: object, stanza: Element) -> None:
+        if any(child.tag in (linking.REQUEST, linking.ANSWER) for child in stanza):
+            seen.append(stanza)
+
+    c.world.leaving = look
+    link(c.a, tillie, ALICE)
+    assert len(seen) == 2
+    for one in seen:
+        names = {child.tag.partition("}")[2] for child in one}
+        assert {"no-store", "no-copy"} <= names
+        assert (one.get("to") or "").startswith(f"{ALICE}/")
+
+
+@pytest.mark.parametrize("code", ["", "AAAAA", "0" * 26, "not a code at all!", "ÄÖÜ"])
+def test_text_that_is_no_code(code: str) -> None:
+    with pytest.raises(TrustFault):
+        linking.read_code(code)
+
+
+def test_code_survives_how_people_write_it() -> None:
+    code = bytes(range(16))
+    shown = linking.show_code(code)
+    assert len(shown.replace("-", "")) == 26
+    for text in (shown, shown.lower(), shown.replace("-", " "), f" {shown}\n"):
+        assert linking.read_code(text) == code
+
+
+def test_i05_wrong_code_is_refused_and_changes_nothing() -> None:
+    c = couple()
+    tillie, _ = newcomer(c)
+    c.a.command("link", account=ALICE)
+    with pytest.raises(Fault):
+        tillie.command("link", account=ALICE, code=linking.show_code(bytes(16)))
+    assert standing(tillie) is Standing.LINKING
+    assert len(c.account.identity.manifest.active) == 1
+
+
+def test_i05_code_is_good_once_and_for_ten_minutes() -> None:
+    c = couple()
+    offer = c.a.command("link", account=ALICE)
+    assert isinstance(offer, dict)
+    c.world.now += 10 * 60_000 + 1
+    tillie, _ = newcomer(c)
+    replies: list[object] = []
+    tillie.call(
+        None,
+        lambda: tillie.house.command(
+            "link", {"account": ALICE, "code": offer["code"]}, replies.append
+        ),
+    )
+    c.world.settle()
+    c.world.wait(25_000)
+    assert len(replies) == 1
+    assert isinstance(replies[0], Fault)
+    assert len(c.account.identity.manifest.active) == 1
+
+
+def test_i05_used_code_lets_no_second_device_in() -> None:
+    c = couple()
+    first, _ = newcomer(c)
+    offer = c.a.command("link", account=ALICE)
+    assert isinstance(offer, dict)
+    first.command("link", account=ALICE, code=offer["code"])
+    third = c.world.tillie()
+    c.world.login(third, ALICE, "third")
+    replies: list[object] = []
+    third.call(
+        None,
+        lambda: third.house.command(
+            "link", {"account": ALICE, "code": offer["code"]}, replies.append
+        ),
+    )
+    c.world.settle()
+    c.world.wait(25_000)
+    assert isinstance(replies[0], Fault)
+    assert len(c.account.identity.manifest.active) == 2
+
+
+def test_i05_guessing_ends_the_offer() -> None:
+    c = couple()
+    offer = c.a.command("link", account=ALICE)
+    assert isinstance(offer, dict)
+    for _ in range(linking.MOST_TRIES):
+        tillie, new = newcomer(c)
+        with pytest.raises(Fault):
+            tillie.command("link", account=ALICE, code=linking.show_code(bytes(16)))
+        new.close()
+    tillie, _ = newcomer(c)
+    replies: list[object] = []
+    tillie.call(
+        None,
+        lambda: tillie.house.command(
+            "link", {"account": ALICE, "code": offer["code"]}, replies.append
+        ),
+    )
+    c.world.settle()
+    c.world.wait(25_000)
+    assert len(c.account.identity.manifest.active) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("device", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+        ("label", "another name"),
+        ("root", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+        ("mac", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+        ("", "AAAA"),
+    ],
+    ids=lambda x: str(x)[:8] or "signature",
+)
+def test_i05_changed_request_links_nobody(name: str, value: str) -> None:
+    """The server replaces the newcomer's key by one of its own, or anything else."""
+    c = couple()
+    tillie, _ = newcomer(c)
+    offer = c.a.command("link", account=ALICE)
+    assert isinstance(offer, dict)
+
+    def bend(_: object, stanza: Element) -> None:
+        for child in stanza:
+            if child.tag == linking.REQUEST and name:
+                child.set(name, value)
+            elif child.tag == linking.REQUEST:
+                child.text = value
+
+    c.world.leaving = bend
+    replies: list[object] = []
+    tillie.call(
+        None,
+        lambda: tillie.house.command(
+            "link", {"account": ALICE, "code": offer["code"]}, replies.append
+        ),
+    )
+    c.world.settle()
+    c.world.wait(25_000)
+    assert isinstance(replies[0], Fault)
+    assert len(c.account.identity.manifest.active) == 1
+    assert standing(tillie) is Standing.LINKING
+
+
+@pytest.mark.parametrize("what", ["mac", "manifest", "other-root"])
+def test_i05_changed_answer_is_not_taken(what: str) -> None:
+    c = couple()
+    tillie, _ = newcomer(c)
+    offer = c.a.command("link", account=ALICE)
+    assert isinstance(offer, dict)
+    old = c.account.identity.manifest.document
+
+    def bend(_: object, stanza: Element) -> None:
+        for child in stanza:
+            if child.tag != linking.ANSWER:
+                continue
+            if what == "mac":
+                child.set("mac", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+            elif what == "manifest":
+                child.text = old
+            else:
+                child.text = c.b.account(BOB).identity.manifest.document
+
+    c.world.leaving = bend
+    replies: list[object] = []
+    tillie.call(
+        None,
+        lambda: tillie.house.command(
+            "link", {"account": ALICE, "code": offer["code"]}, replies.append
+        ),
+    )
+    c.world.settle()
+    c.world.wait(25_000)
+    assert isinstance(replies[0], Fault)
+    assert standing(tillie) is Standing.LINKING
+    assert not tillie.account(ALICE).identity.has_manifest
+
+
+@pytest.mark.parametrize("sender", [f"{BOB}/one", "mallory@x.test", "a.test", ALICE + ".evil"])
+def test_i05_strangers_cannot_ask_to_be_linked(sender: str) -> None:
+    c = couple()
+    c.a.command("link", account=ALICE)
+    since = len(c.alice.upstream.stanzas)
+    request = parsed(
+        f"<message from='{sender}' to='{ALICE}/one'>"
+        "<link-request xmlns='urn:x-tillie:lane:0' device='AAAA' label='x' mac='AAAA'"
+        " root='AAAA'>AAAA</link-request></message>"
+    )
+    for _ in range(linking.MOST_TRIES + 1):
+        c.world.inject(c.alice, request)
+    assert len(c.alice.upstream.stanzas) == since
+    tillie, _ = newcomer(c)
+    link(c.a, tillie, ALICE)
+    assert standing(tillie) is Standing.READY
+
+
+def test_removed_device_is_told_and_seals_no_more() -> None:
+    c = couple()
+    tillie, new = newcomer(c)
+    link(c.a, tillie, ALICE)
+    device = tillie.account(ALICE).identity.device
+    c.a.command("devices-remove", account=ALICE, id=device.id.hex())
+    c.world.wait(3_000)
+    new.close()
+    new = c.world.login(tillie, ALICE, "new")
+    assert standing(tillie) is Standing.LINKING
+    new.say(BOB, "removed", ident="m")
+    assert [one.get("id") for one in new.errors] == ["m"]
+    assert directory.PREKEY not in str(c.world.pep[ALICE, directory.PREKEY].get(device.id.hex()))
+
+
+def test_other_root_published_for_the_account_stops_sending() -> None:
+    """Somebody with the password publishes other keys: alarm, nothing overwritten."""
+    c = couple()
+    c.alice.close()
+    saved = {key: c.world.pep.pop(key) for key in list(c.world.pep) if key[0] == ALICE}
+    thief = c.world.tillie()
+    c.world.login(thief, ALICE, "thief").close()
+    assert saved[KEY] != c.world.pep[KEY]
+    stolen = render(c.world.pep[KEY]["current"])
+    alice = c.world.login(c.a, ALICE, "one")
+    assert c.account.identity.standing is Standing.ALARM
+    alice.say(BOB, "nobody reads this", ident="m")
+    assert [one.get("id") for one in alice.errors] == ["m"]
+    assert sealed(alice.upstream.stanzas) == []
+    assert render(c.world.pep[KEY]["current"]) == stolen
