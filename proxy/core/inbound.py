@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element
 from ..errors import REMOTE, PeerFault, TrustFault
 from ..rules import classes, envelope, marks
 from ..suites import lanes
+from ..suites.entropy import stanza_id
 from ..suites.fields import unb64
 from ..wire.jid import Jid
 from ..wire.stanza import Stanza
@@ -147,10 +148,12 @@ def placeholder(account: Account, stanza: Stanza) -> Element:
     message = stanza.tree()
     wrapper = _wrapper(message)
     inner = _inner(wrapper) if wrapper is not None else None
-    if inner is None:
-        return marks.placeholder(dict(message.attrib), marks.UNREADABLE)
-    note = marks.placeholder(dict(inner.attrib), marks.UNREADABLE)
-    return _replaced(message, inner, note)
+    # an id of its own: clients drop what repeats one, and the message may still come
+    attributes = dict((message if inner is None else inner).attrib) | {
+        "id": stanza_id()
+    }
+    note = marks.placeholder(attributes, marks.UNREADABLE)
+    return note if inner is None else _replaced(message, inner, note)
 
 
 def _unreadable(message: Element) -> Deliver:

@@ -30,8 +30,10 @@ GRANT_SIZE = 2_900
 """Bytes of one grant in a stanza, rounded up."""
 PATIENCE = 6_000
 PAUSE = 1_500
-LARGEST_PLAIN = 40_000
-"""Bytes of envelope that fit a stanza of ours beside a grant (RES-13)."""
+LARGEST_PLAIN = 40_960
+"""Bytes of padded envelope that fit a stanza of ours beside a grant (RES-13)."""
+LARGEST_MESSAGE = 38_000
+"""Bytes of a client's message that certainly fit that (announced by XEP-0478)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,7 @@ class Ratchets:
         readers: list[Reader],
         now: int,
     ) -> SendLane:
-        """The lane to use for the next content stanza, a new one where due (clause 6.5)."""
+        """The lane for the next content stanza, a new one where due (clause 6.5)."""
         lane = self.current(peer)
         if lane is not None:
             if not self.worn(lane, accounts, readers, now):

@@ -457,5 +457,5 @@ def _limits() -> Element:
     """What fits a seal (XEP-0478), which is less than what the server takes."""
     limits = Element("{urn:xmpp:stream-limits:0}limits")
     most = SubElement(limits, "{urn:xmpp:stream-limits:0}max-bytes")
-    most.text = str(outbound.LARGEST_PLAIN)
+    most.text = str(outbound.LARGEST_MESSAGE)
     return limits

@@ -586,7 +586,7 @@ def reseal(
         readers = [Reader(ALICE, one.public, key) for one, key in contact.readers]
         audience = accounts or bob.audience(contact)
         lane = bob.ratchets.ready(ALICE, audience, readers, c.world.now)  # type: ignore[arg-type]
-        bob.ratchets.mark_granted(lane, readers)
+        bob.ratchets.mark_granted(ALICE, lane, readers)
         boxes = [
             outbound.grant_for(one, bob.ratchets.grant(lane, one)) for one in readers
         ]
