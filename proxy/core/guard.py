@@ -14,13 +14,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-from ..errors import LocalFault
+from ..errors import LocalFault, PeerFault
 from ..rules import classes, marks
 from ..rules.classes import Class, class_of
+from ..suites import lanes
+from ..suites.fields import unb64
 from ..wire import tree
 from ..wire.jid import Jid
 from ..wire.stanza import Cleared, Stanza
 
+ERROR_TYPES = ("auth", "cancel", "continue", "modify", "wait")
 LARGEST = 60_000
 """Bytes of the largest stanza that Tillie makes (protocol.md, clause 5.9)."""
 
@@ -29,6 +32,7 @@ _ENCRYPTED = f"{{{classes.SEAL}}}encrypted"
 _TRANSIENT = f"{{{classes.SEAL}}}transient"
 _PAYLOAD = f"{{{classes.SEAL}}}payload"
 _GRANTS = f"{{{classes.LANE}}}grants"
+_GRANT = f"{{{classes.LANE}}}grant"
 _ROOT_ATTRIBUTES = frozenset({"to", "type", "id"})
 _OWN_PAYLOADS = frozenset(
     {
@@ -39,8 +43,12 @@ _OWN_PAYLOADS = frozenset(
         f"{{{classes.LANE}}}link-answer",
     }
 )
-_BESIDE = frozenset({f"{{{classes.EME}}}encryption", f"{{{classes.FALLBACK}}}fallback"})
-
+_FIXED = {
+    f"{{{classes.EME}}}encryption": {"namespace": classes.SEAL, "name": "Tillie"},
+    f"{{{classes.FALLBACK}}}fallback": {"for": classes.SEAL},
+}
+_CONDITION = "{urn:ietf:params:xml:ns:xmpp-stanzas}"
+_INVITE = (f"{{{classes.MUC_USER}}}invite", f"{{{classes.MUC_USER}}}decline")
 UPLOAD_SLOTS = frozenset(
     {
         "{urn:xmpp:http:upload:0}request",
@@ -94,15 +102,62 @@ def _sealed_child(child: Element) -> int:
         if child.text != marks.FALLBACK_BODY or child.attrib or len(child):
             raise LocalFault("a body other than the fixed one beside a seal")
         return 0
-    if child.tag not in _BESIDE:
+    if child.tag in _FIXED:
+        _check_beside(child)
+    else:
         _check_outside(child)
     return 0
 
 
 def _check_seal(seal: Element) -> None:
     tags = [child.tag for child in seal]
-    if seal.attrib or seal.text or tags not in ([_PAYLOAD], [_PAYLOAD, _GRANTS]):
+    if tags not in ([_PAYLOAD], [_PAYLOAD, _GRANTS]):
         raise LocalFault("a seal of the wrong form")
+    _check_shape(seal, frozenset(), tuple(tags))
+    payload = seal[0]
+    _check_shape(payload, frozenset(), text=True)
+    if len(_bytes_of(payload)) < lanes.SMALLEST:
+        raise LocalFault("a payload that is no sealed one")
+    if len(seal) == 2:
+        _check_grants(seal[1])
+
+
+def _check_grants(grants: Element) -> None:
+    _check_shape(grants, frozenset({"device", "seq"}), (_GRANT,))
+    for grant in grants:
+        _check_shape(grant, frozenset({"to", "device", "prekey"}), text=True)
+        _bytes_of(grant)
+
+
+def _check_shape(
+    element: Element,
+    attributes: frozenset[str],
+    children: tuple[str, ...] = (),
+    *,
+    text: bool = False,
+) -> None:
+    """Exactly this much may *element* say: anything more could be content."""
+    if (
+        set(element.attrib) - attributes
+        or any(child.tag not in children or child.tail for child in element)
+        or (element.text and not text)
+    ):
+        raise LocalFault(f"{element.tag} says too much")
+
+
+def _bytes_of(element: Element) -> bytes:
+    try:
+        return unb64(element.text or "")
+    except PeerFault as fault:
+        raise LocalFault(f"{element.tag} holds no base64") from fault
+
+
+def _check_beside(child: Element) -> None:
+    """The two fixed elements that say what stands here."""
+    fixed = _FIXED[child.tag]
+    _check_shape(child, frozenset(fixed))
+    if child.attrib != fixed:
+        raise LocalFault(f"{child.tag} says something else")
 
 
 def _check_outside(child: Element) -> None:
@@ -126,16 +181,29 @@ def without_content(message: Element) -> Cleared:
     _check_root(message)
     for child in message:
         if child.tag == f"{{{classes.CLIENT}}}error":
-            if any(part.text for part in child.iter()):
-                raise LocalFault("text in an error")
+            _check_error(child)
         elif child.tag == f"{{{classes.MUC_USER}}}x":
-            if any(part.text and part.text.strip() for part in child.iter()):
-                raise LocalFault("text in an invitation")
+            _check_shape(child, frozenset(), _INVITE)
+            for invite in child:
+                _check_shape(invite, frozenset({"to"}))
         elif class_of(child.tag) is not Class.CLEAR:
             raise LocalFault(f"{child.tag} is content")
         else:
             _check_outside(child)
     return _bytes(message)
+
+
+def _check_error(error: Element) -> None:
+    conditions = tuple(child.tag for child in error if _is_condition(child))
+    _check_shape(error, frozenset({"type"}), conditions)
+    if error.get("type") not in ERROR_TYPES:
+        raise LocalFault("an error of an unknown type")
+    for child in error:
+        _check_shape(child, frozenset())
+
+
+def _is_condition(child: Element) -> bool:
+    return child.tag.startswith(_CONDITION) and child.tag != f"{_CONDITION}text"
 
 
 def permitted(stanza: Stanza, permit: Permit) -> Cleared:
@@ -180,6 +248,10 @@ def own_message(message: Element) -> Cleared:
     hints = [child for child in message if class_of(child.tag) is Class.CLEAR]
     if len(payloads) != 1 or len(payloads) + len(hints) != len(message):
         raise LocalFault("not a message of ours")
+    for hint in hints:
+        _check_outside(hint)
+    if payloads[0].tag == _GRANTS:
+        _check_grants(payloads[0])
     return _bytes(message)
 
 

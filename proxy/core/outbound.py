@@ -175,10 +175,12 @@ def _bare_error(stanza: Stanza) -> Element:
     message = _shell(stanza, [])
     error = stanza.tree().find("{jabber:client}error")
     if error is not None:
-        kind = {"type": error.get("type", "cancel")}
-        short = SubElement(message, "{jabber:client}error", kind)
+        kind = error.get("type")
+        kind = kind if kind in guard.ERROR_TYPES else "cancel"
+        short = SubElement(message, "{jabber:client}error", {"type": kind})
         for child in error:
-            if child.tag != "{urn:ietf:params:xml:ns:xmpp-stanzas}text":
+            space, _, name = child.tag.rpartition("}")
+            if space == "{urn:ietf:params:xml:ns:xmpp-stanzas" and name != "text":
                 SubElement(short, child.tag)
     return message
 

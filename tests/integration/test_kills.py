@@ -75,8 +75,10 @@ class Person:
             self.tillie.start()
         try:
             client = self.bed.raw(self.jid, self.tillie.port, resource="desk")
-        except BROKEN as error:
+        except RefusedError as error:
             self.refusals.append(str(error))
+            return False
+        except (StreamEndedError, ConnectionError):
             return False
         self.client = client
         self.connections.append(client)
@@ -193,6 +195,7 @@ class Pair:
         for sender, receiver in ((self.alice, self.bob), (self.bob, self.alice)):
             who = receiver.jid
             found += [f"returned to {sender.jid}: {one}" for one in sender.returned()]
+            found += [f"{who}, login refused: {one}" for one in receiver.refusals]
             if set(sender.accepted) != receiver.shown():
                 found.append(f"{who}, lost or unknown: {missing(sender, receiver)}")
             for shown in receiver.seen():

@@ -51,6 +51,7 @@ class Line(Upstream):
     """A stream that can be resumed.
 
     :ivar lossy: while true, what the Tillie writes gets lost on the way.
+    :ivar told: how many stanzas its Tillie has acknowledged.
     :ivar unacknowledged: the stanzas that its Tillie has not acknowledged.
     """
 
@@ -61,6 +62,7 @@ class Line(Upstream):
         self.lossy = False
         self.previd = ""
         self.sent = 0
+        self.told = 0
         self.unacknowledged: deque[tuple[int, str]] = deque()
 
     def take(self, data: bytes) -> None:
@@ -93,6 +95,7 @@ class Line(Upstream):
         super().send(xml)
 
     def _acknowledged(self, h: int) -> None:
+        self.told = max(self.told, h)
         while self.unacknowledged and self.unacknowledged[0][0] <= h:
             self.unacknowledged.popleft()
 
@@ -121,6 +124,17 @@ class Line(Upstream):
     def _resume(self, previd: str, h: int) -> None:
         self.world.resumed.append(previd)
         old = self.world.cut.get(previd)
+        if old is not None and h < old.told:
+            # as Prosody does: who knows less than it said before is not believed
+            super().send(f"<failed xmlns='{SM}' h='{old.handled}'/>")
+            super().send(
+                "<stream:error><undefined-condition"
+                " xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error>"
+                "</stream:stream>"
+            )
+            old._closed()
+            self.over = True
+            return
         if old is None:
             super().send(
                 f"<failed xmlns='{SM}'><item-not-found"
@@ -131,6 +145,7 @@ class Line(Upstream):
         self.jid, self.bare, self.available = old.jid, old.bare, old.available
         self.carbons, self.handled, self.sent = old.carbons, old.handled, old.sent
         self.previd, self.unacknowledged = previd, old.unacknowledged
+        self.told = old.told
         self.world.cut[previd] = self
         self._acknowledged(h)
         super().send(f"<resumed xmlns='{SM}' previd='{previd}' h='{self.handled}'/>")
