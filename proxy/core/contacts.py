@@ -112,6 +112,7 @@ class Contacts:
     def forget_caches(self) -> None:
         """After a transaction was rolled back: the store is right, memory is not."""
         self._cache.clear()
+        self._failures.clear()
 
     # -- pinned ------
 

@@ -38,6 +38,10 @@ def arm(point: str, times: int, die: Callable[[], None]) -> None:
     _armed[point] = (times, die)
 
 
+def armed() -> bool:
+    return bool(_armed)
+
+
 def hit(point: str) -> None:
     """The code path passes *point*."""
     if _armed and point in _armed:

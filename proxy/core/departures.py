@@ -148,6 +148,9 @@ class Departures:
                 self._not_answered(stanza)
             return
         self._session.uplink.send(guard.instruction(stanza), kept=False)
+        repeats = self._session.repeats
+        if repeats is not None and stanza.type in ("get", "set"):
+            repeats.asked(stanza.id or "")
         if stanza.name == "presence" and not stanza.to and stanza.type is None:
             self._session.now_available()
 
@@ -181,12 +184,13 @@ class Departures:
 
     def _message(self, stanza: Stanza, since: int) -> bool:
         session, account = self._session, self._session.own
+        if session.repeats is not None and session.repeats.known(stanza):
+            return True
         verdict = outbound.decide(account, stanza, since)
         late = session.house.clock() - since >= HOLD
         match verdict:
-            case outbound.Go(stanzas=stanzas, kept=kept, clear_to=clear_to):
-                for cleared in stanzas:
-                    session.uplink.send(cleared, kept=kept, clear_to=clear_to)
+            case outbound.Go():
+                self._go(stanza, verdict)
             case outbound.Return():
                 self._refuse(stanza, verdict)
             case outbound.LookUp(jid=jid) if late:
@@ -200,6 +204,13 @@ class Departures:
             case outbound.Wait():
                 return False
         return True
+
+    def _go(self, stanza: Stanza, verdict: outbound.Go) -> None:
+        session = self._session
+        for cleared in verdict.stanzas:
+            session.uplink.send(cleared, kept=verdict.kept, clear_to=verdict.clear_to)
+        if verdict.kept and session.repeats is not None:
+            session.repeats.sent(stanza, session.house.clock())
 
     def _too_late(self, stanza: Stanza, text: str) -> None:
         verdict = outbound.Return("remote-server-timeout", f"not sent: {text}")

@@ -52,6 +52,12 @@ class Inbox:
         self.held = None
 
     def _row(self, now: int) -> str:
+        """A name that sorts by arrival, also over a restart within a millisecond or
+        a clock set back."""
+        if not self._last:
+            rows = self._store.scan("inbox", self._account)
+            rows += self._store.scan("held", self._account)
+            self._last = max((int(row) for row, _ in rows), default=0)
         self._last = max(self._last + 1, now * 1000)
         return f"{self._last:018d}"
 

@@ -18,7 +18,7 @@ from ..suites.entropy import token
 KEPT = 14 * 24 * 3600 * 1000
 _MODULUS = 2**32
 MOST_ARRIVED = 200
-MOST_UNSAVED = 100
+MOST_UNSAVED = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +135,20 @@ class Ledger:
     def previd(self) -> str | None:
         return self._previd
 
-    def received(self, count: int) -> None:
-        """The server's stanzas up to *count* are handled.
+    def received(self, count: int, *, save: bool = False) -> int:
+        """The server's stanzas up to *count* are handled; how many of them are, or
+        are about to be, written down and may be acknowledged.
 
-        Written down together with what they brought, or now and then: a server
-        that resumes at a lower count repeats presences and answers only.
+        Written down together with what they brought, or now and then: presences
+        and answers are not worth a commit of their own.
         """
-        if self._previd is None or count == self._saved:
-            return
+        if self._previd is None:
+            return count
         self._received = count
-        if self._store.writing or (count - self._saved) % _MODULUS >= MOST_UNSAVED:
+        unsaved = (count - self._saved) % _MODULUS
+        if unsaved and (save or self._store.writing or unsaved >= MOST_UNSAVED):
             self._save()
+        return self._saved
 
     def _save(self) -> None:
         record = [self._previd, self._received, self.acked, self._began]

@@ -159,6 +159,7 @@ class ServerLeg:
         self.received = 0
         self.sent = 0
         self.ack_wanted = False
+        self.resuming = False
         self._account = account
         self._password = password
         self._tls = tls
@@ -284,13 +285,17 @@ class ServerLeg:
         self._expect(Awaiting.STANZAS)
         return [Send(cleared.data)]
 
-    def acknowledge(self) -> Outputs:
-        """Tell the server that all that was received is committed here."""
-        if not self._managed() or not (self.ack_wanted or self.received != self._told):
+    def acknowledge(self, handled: int | None = None) -> Outputs:
+        """Tell the server what is committed here.
+
+        :param handled: how many of its stanzas; all that came if None.
+        """
+        h = self.received if handled is None else handled
+        if not self._managed() or not (self.ack_wanted or h != self._told):
             return []
         self.ack_wanted = False
-        self._told = self.received
-        return [Send(f"<a xmlns='{MANAGEMENT}' h='{self.received}'/>".encode())]
+        self._told = h
+        return [Send(f"<a xmlns='{MANAGEMENT}' h='{h}'/>".encode())]
 
     def request_ack(self) -> Outputs:
         """Ask the server what it has handled, if XEP-0198 runs."""
@@ -482,6 +487,7 @@ class ServerLeg:
         if not self._offers_management():
             return [ResumeFailed(None), *self._authenticated()]
         self._awaiting = Awaiting.RESUMPTION
+        self.resuming = True
         attributes = {"previd": self._resume.previd, "h": str(self._resume.received)}
         return [Send(serialise(Element(f"{{{MANAGEMENT}}}resume", attributes)))]
 
@@ -497,6 +503,7 @@ class ServerLeg:
         h = _count(stanza.attrs.get("h"))
         possible = h is not None and _within(h, point.acked, point.sent)
         if stanza.name == "failed":
+            self.resuming = False
             # A count that cannot be is no reason to believe anything was handled.
             return [ResumeFailed(h if possible else None), *self._authenticated()]
         if h is None or stanza.attrs.get("previd") != point.previd:
@@ -505,6 +512,7 @@ class ServerLeg:
             )
         if not possible:
             return self._too_high(h, point.sent)
+        self.resuming = False
         self._management = Management.ON
         self.received = self._told = point.received
         self.sent = self._acked = h

@@ -32,6 +32,7 @@ from .departures import MOST, Departures
 from .directory import Outcome
 from .phase import LOCAL_DOMAIN, NOTICES, Phase
 from .questions import Then
+from .repeats import Repeats
 from .uplink import Uplink
 from .vocabulary import (
     ClientClose,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 DRAIN = 20_000
 STOP = 3_000
 LOGIN_TIME = 60_000
+SAVE_EVERY = 5_000
 MOST_OTHERS = 64
 
 # features behind SASL that concern the client and that this proxy passes whole
@@ -94,10 +96,12 @@ class Session:
         self.uplink = Uplink(self)
         self._departures = Departures(self)
         self._arrivals: Arrivals | None = None
+        self.repeats: Repeats | None = None
         self._effects: list[Effect] = []
         self._drain_until = 0
         self._began = house.clock()
         self._others: set[str] = set()
+        self._save_at = 0
 
     # -- what the edge asks ------
 
@@ -159,6 +163,9 @@ class Session:
 
     def client_data(self, data: bytes) -> None:
         self._client_outputs(self.client.data(data))
+        if self.client_gone and self.repeats is not None:
+            # it said good-bye itself
+            self.repeats.closed()
         self.drained()
 
     def client_secured(self) -> None:
@@ -214,6 +221,9 @@ class Session:
         self.phase = Phase.LIVE
         self.own.streams.append(self)
         self.receive_for(self.own)
+        live = {stream.stream for stream in self.own.streams}
+        self.repeats = Repeats(self.house.store, self.own.jid, self.stream)
+        self.repeats.load(live, self.bound_at)
         self.to_client(result.to_bytes())
 
     def _client_left(self) -> None:
@@ -327,6 +337,8 @@ class Session:
         elif self.phase is not Phase.RECOVERING:
             if stanza.name == "presence":
                 self._note_own_resource(stanza)
+            elif self.repeats is not None and stanza.type in ("result", "error"):
+                self.repeats.answered(stanza.id or "")
             self.to_client(stanza.to_bytes())
 
     def _arrived(self, stanza: Stanza) -> None:
@@ -432,6 +444,9 @@ class Session:
                 self._arrivals.tick(now)
             self.own.tick(self, now)
             self.uplink.watch(now)
+            if now >= self._save_at:
+                self._save_at = now + SAVE_EVERY
+                self.uplink.save_count()
         self.pump()
 
 

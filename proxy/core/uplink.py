@@ -66,6 +66,8 @@ class Uplink:
         self._questions = Questions()
         self._recovering: list[Cut] = []
         self._emptying: Cut | None = None
+        self._hung_up_at_resume = False
+        self._is_empty = False
         self._bind_id: str | None = None
         self._server_key: bytes | None = None
         self._managed = False
@@ -97,12 +99,26 @@ class Uplink:
         """Whether messages are not acknowledged yet."""
         return self._ledger is not None and self._ledger.messages_waiting
 
+    @property
+    def recovering(self) -> set[str]:
+        """Cut streams that are this session's to empty."""
+        cuts = [*self._recovering, *([self._emptying] if self._emptying else [])]
+        return {cut.stream for cut in cuts}
+
+    def _taken(self) -> set[str]:
+        """Streams of the account that are live, or another session's to empty."""
+        account = self._session.own
+        taken = {stream.stream for stream in account.streams}
+        for one in self._house.sessions:
+            if one.account is account and one is not self._session and not one.over:
+                taken |= one.uplink.recovering
+        return taken
+
     def log_in(self, login: Login) -> None:
         """Reach the server for *login*; what earlier streams left comes first."""
         self._login = login
         account = self._session.own
-        live = {stream.stream for stream in account.streams}
-        self._recovering = ledger.cuts(self._house.store, account.jid, live)
+        self._recovering = ledger.cuts(self._house.store, account.jid, self._taken())
         self._reach()
 
     def _reach(self) -> None:
@@ -185,6 +201,12 @@ class Uplink:
         self._questions.drop()
         self._login = None
 
+    def save_count(self) -> None:
+        """Now and then what was not worth a commit is written down all the same."""
+        if self._leg is not None and self._ledger is not None and self._managed:
+            handled = self._ledger.received(self._leg.received, save=True)
+            self._outputs(self._leg.acknowledge(handled))
+
     def _last_words(self, leg: ServerLeg) -> None:
         for output in [*leg.acknowledge(), *leg.close()]:
             if isinstance(output, Send):
@@ -260,18 +282,24 @@ class Uplink:
         self._heard, self._probed = self._house.clock(), False
         self._outputs(self._leg.data(data))
         self._count()
+        if self._is_empty:
+            self._leave_recovered()
 
     def _count(self) -> None:
-        if self._leg is not None and self._emptying is not None:
-            account = self._session.own.jid
-            ledger.emptied(
-                self._house.store, account, self._emptying, self._leg.received
-            )
-        if self._leg is None or self._ledger is None:
+        """What came is acknowledged as far as it is written down, and no further:
+        a server refuses to resume below what it was told."""
+        leg = self._leg
+        if leg is None:
             return
-        if self._managed:
-            self._ledger.received(self._leg.received)
-        self._outputs(self._leg.acknowledge())
+        handled = leg.received
+        if self._emptying is not None:
+            account = self._session.own.jid
+            ledger.emptied(self._house.store, account, self._emptying, handled)
+        elif self._ledger is None:
+            return
+        elif self._managed:
+            handled = self._ledger.received(handled)
+        self._outputs(leg.acknowledge(handled))
 
     def derived(self, salted: bytes) -> None:
         if self._leg is not None:
@@ -287,7 +315,11 @@ class Uplink:
     # -- what the leg says ------
 
     def _outputs(self, outputs: list[ServerOutput]) -> None:
+        leg = self._leg
         for output in outputs:
+            if self._leg is not leg:
+                # what a leg that was given up has still to say concerns nobody
+                return
             match output:
                 case Send(data=data):
                     self._session.do(ToServer(data))
@@ -322,7 +354,15 @@ class Uplink:
             case ResumeFailed(h=h):
                 self._resume_failed(h)
             case Ended(fault=fault):
-                if self._leg is not None:
+                self._hung_up_at_resume = (
+                    self._leg is not None
+                    and self._leg.resuming
+                    and self._session.phase is Phase.RECOVERING
+                )
+                if self._leg is not None and self._session.phase in (
+                    Phase.LIVE,
+                    Phase.DRAINING,
+                ):
                     self._received = self._leg.received
                 self._leg = None
                 self._ended(fault)
@@ -410,9 +450,8 @@ class Uplink:
     def _send_left_over(self) -> None:
         """Messages of ended streams whose arrival is not known: the same bytes."""
         account, store = self._session.own, self._house.store
-        live = {stream.stream for stream in account.streams}
         now = self._house.clock()
-        for one in ledger.left_over(store, account.jid, live):
+        for one in ledger.left_over(store, account.jid, self._taken()):
             store.delete("ledger", account.jid, one.row)
             if now - one.made > ledger.KEPT:
                 account.notice(
@@ -441,6 +480,8 @@ class Uplink:
 
     def _ended(self, fault: Fault | None) -> None:
         match self._session.phase:
+            case Phase.RECOVERING if self._resuming:
+                self._not_recovered()
             case Phase.REACHING | Phase.RECOVERING:
                 self._session.do(ServerClose(abort=True))
                 self._questions.drop()
@@ -451,6 +492,23 @@ class Uplink:
                 return
             case _:
                 self._session.end(fault or _closed())
+
+    @property
+    def _resuming(self) -> bool:
+        """Whether the login itself went well and only the old session did not."""
+        return self._emptying is not None or self._hung_up_at_resume
+
+    def _not_recovered(self) -> None:
+        """The server hung up over an old session: it is given up, and the login
+        goes on without it; its messages are sent again as they were."""
+        self._session.do(ServerClose(abort=True))
+        self._questions.drop()
+        account, store = self._session.own, self._house.store
+        cut = self._emptying or self._recovering.pop(0)
+        ledger.closed(store, account.jid, cut)
+        self._emptying, self._hung_up_at_resume = None, False
+        self._is_empty = False
+        self._reach()
 
     def _cut(self, fault: Fault | None) -> None:
         """The server went away; resume if it lets us, unseen by the client."""
@@ -510,17 +568,22 @@ class Uplink:
         self._session.receive_for(account)
         self.ask("get", None, Element(_PING), lambda _: self._emptied())
 
-    def _emptied(self) -> None:
-        if self._session.phase is not Phase.RECOVERING or self._leg is None:
-            return
+    def _leave_recovered(self) -> None:
+        """All that the cut stream held is committed with this read: close it."""
+        self._is_empty = False
         leg, self._leg = self._leg, None
+        if leg is None or self._emptying is None:
+            return
         self._last_words(leg)
         self._session.do(ServerClose())
         self._questions.drop()
-        if self._emptying is not None:
-            ledger.closed(self._house.store, self._session.own.jid, self._emptying)
-            self._emptying = None
+        ledger.closed(self._house.store, self._session.own.jid, self._emptying)
+        self._emptying = None
         self._reach()
+
+    def _emptied(self) -> None:
+        """Not before the rest of this read was handled: it is acknowledged too."""
+        self._is_empty = self._session.phase is Phase.RECOVERING
 
     def _resume_failed(self, h: int | None) -> None:
         """That session is gone; what is older is gone by now, too."""

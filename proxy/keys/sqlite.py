@@ -16,7 +16,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -30,6 +30,7 @@ SCHEMA = 1
 DATABASE = "tillie.db"
 KEY_FILE = "store.key"
 LOCK_FILE = "lock"
+MARKER = "open"
 _SIDE_FILES = ("", "-wal", "-journal")
 
 
@@ -65,7 +66,14 @@ def _open(folder: Path, before: Callable[[], None] | None) -> SqliteStore:
     lock = _lock(folder)
     try:
         key = _key(folder)
-        return SqliteStore(_connect(folder), key, lock, before)
+        connection = _connect(folder)
+        try:
+            store = SqliteStore(connection, key, lock, before)
+            _mark_open(folder, connection)
+        except BaseException:
+            connection.close()
+            raise
+        return store
     except BaseException:
         os.close(lock)
         raise
@@ -74,6 +82,7 @@ def _open(folder: Path, before: Callable[[], None] | None) -> SqliteStore:
 def _lock(folder: Path) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(folder / LOCK_FILE, flags, 0o600)
+    os.fchmod(handle, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -183,16 +192,36 @@ def _connect(folder: Path) -> sqlite3.Connection:
         )
     # SQLite gives its -wal file the mode of the database
     path.chmod(0o600)
+    _check(folder)
     connection = sqlite3.connect(path, isolation_level=None, timeout=5)
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")
-    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if verdict != "ok":
-        connection.close()
-        raise _damaged(folder, str(verdict))
     return connection
+
+
+def _check(folder: Path) -> None:
+    """Look before anything is written: a read-only connection moves nothing from
+    the log into a damaged file, and leaves the log where it is."""
+    if (folder / MARKER).exists() and not (folder / f"{DATABASE}-wal").exists():
+        raise _damaged(folder, "its log is missing, and what was written last with it")
+    uri = (folder / DATABASE).absolute().as_uri() + "?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise _damaged(folder, str(verdict))
+
+
+def _mark_open(folder: Path, connection: sqlite3.Connection) -> None:
+    """From here until a good end there is a log; without it, state went back.
+
+    The write makes the log before the marker says that there is one.
+    """
+    connection.execute(f"PRAGMA user_version = {SCHEMA}")
+    if not (folder / MARKER).exists():
+        _write(folder / MARKER, b"")
+        _sync(folder)
 
 
 def _damaged(folder: Path, why: str) -> StoreFault:
@@ -221,6 +250,9 @@ class SqliteStore:
         self._db = connection
         self._box = AESGCM(key)
         self._lock = lock
+        self._marker = Path(
+            connection.execute("PRAGMA database_list").fetchone()[2]
+        ).with_name(MARKER)
         self._before = before_commit
         self._open = False
         self._begun = False
@@ -299,6 +331,9 @@ class SqliteStore:
         return self._begun
 
     def close(self) -> None:
+        # the marker first: without it a log may be there or not
+        with suppress(OSError):
+            self._marker.unlink()
         with suppress(sqlite3.Error):
             self._db.close()
         with suppress(OSError):

@@ -78,6 +78,7 @@ class Person(ClientXMPP):
             self.register_plugin(plugin)
         self.add_event_handler("session_start", self.begun)
         self.add_event_handler("message", self.heard)
+        self.add_event_handler("message_error", self.returned)
 
     def begin(self, port: int) -> None:
         self.began = time.perf_counter()
@@ -92,8 +93,9 @@ class Person(ClientXMPP):
     def heard(self, message: Any) -> None:
         if message["type"] != "error":
             self.got()
-        else:
-            tell(event="error", text=str(message))
+
+    def returned(self, message: Any) -> None:
+        tell(event="error", text=str(message))
 
     def got(self) -> None:
         if self.echo:

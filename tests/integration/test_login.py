@@ -531,7 +531,10 @@ def test_res_10_a_silent_server_is_told_within_a_minute(bed: Bed) -> None:
         servers[stage].switches.silent_at = stage if stage != "live" else ""
     ports = {one.domain: one.port for one in servers.values()}
     tillie = bed.tillie("t", servers=ports, tls=dict.fromkeys(ports, "starttls"))
+    # Without resumption there is nothing to come back to, so its client is told.
+    servers["live"].switches.resume = False
     live = bed.raw("you@live.test", tillie.port)
+    ready(tillie)
     servers["live"].switches.silent_at = "live"
     began = time.monotonic()
     clients = {"live": live}
