@@ -436,6 +436,7 @@ class Session:
         """Deadlines; called about twice a second."""
         now = self.house.clock()
         self.uplink.expire(now)
+        self.uplink.go_on()
         if self.phase is Phase.LOGIN and now - self._began > LOGIN_TIME:
             self.end(EnvFault("no login in time", condition="connection-timeout"))
             return

@@ -68,6 +68,7 @@ class Uplink:
         self._emptying: Cut | None = None
         self._hung_up_at_resume = False
         self._is_empty = False
+        self._in_line = False
         self._bind_id: str | None = None
         self._server_key: bytes | None = None
         self._managed = False
@@ -119,12 +120,39 @@ class Uplink:
         self._login = login
         account = self._session.own
         self._recovering = ledger.cuts(self._house.store, account.jid, self._taken())
-        self._reach()
+        self._session.phase = Phase.REACHING
+        self._in_line = True
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Begin once no other session empties an old stream of the account: to bind
+        a resource that such a stream holds would throw it away."""
+        others = self._others()
+        if self._in_line and not any(one.recovering for one in others):
+            self._in_line = False
+            self._reach()
+
+    def _others(self) -> list[Uplink]:
+        return [
+            one.uplink
+            for one in self._house.sessions
+            if one is not self._session
+            and one.account is self._session.account
+            and not one.over
+            and not one.uplink.in_line
+        ]
+
+    @property
+    def in_line(self) -> bool:
+        return self._in_line
 
     def _reach(self) -> None:
         session = self._session
         session.phase = Phase.RECOVERING if self._recovering else Phase.REACHING
         session.do(Connect(self._domain))
+        if not self._recovering:
+            for one in list(self._house.sessions):
+                one.uplink.go_on()
 
     @property
     def _domain(self) -> str:

@@ -22,15 +22,17 @@ class Table:
         self.figures[name] = round(median(self._rounds[name]), 4)
 
     def ratio(self, name: str, one: str, other: str, goal: str = "") -> None:
-        """The median over the rounds of one figure over another, where both are."""
-        pairs = zip(
-            self._rounds.get(one, ()), self._rounds.get(other, ()), strict=False
-        )
-        values = [a / b for a, b in pairs if b]
-        if values:
-            self._units[name] = f"x{f'   goal {goal}' if goal else ''}"
-            self._rounds[name] = values
-            self.figures[name] = round(median(values), 4)
+        """One figure over another: the median over the rounds, where both have the
+        same and none is at or below zero, else of their medians."""
+        above, below = self._rounds.get(one, []), self._rounds.get(other, [])
+        if not above or not below:
+            return
+        if len(above) != len(below) or min(below) <= 0:
+            above, below = [median(above)], [median(below)]
+        values = [a / b for a, b in zip(above, below, strict=True)]
+        self._units[name] = f"x{f'   goal {goal}' if goal else ''}"
+        self._rounds[name] = values
+        self.figures[name] = round(median(values), 4)
 
     def difference(self, name: str, one: str, other: str) -> None:
         """The same, one figure less another."""
