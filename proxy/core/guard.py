@@ -186,11 +186,19 @@ def without_content(message: Element) -> Cleared:
             _check_shape(child, frozenset(), _INVITE)
             for invite in child:
                 _check_shape(invite, frozenset({"to"}))
+                _check_address(invite.get("to", ""))
         elif class_of(child.tag) is not Class.CLEAR:
             raise LocalFault(f"{child.tag} is content")
         else:
             _check_outside(child)
     return _bytes(message)
+
+
+def _check_address(text: str) -> None:
+    try:
+        Jid.parse(text)
+    except PeerFault as fault:
+        raise LocalFault("an invitation for no address") from fault
 
 
 def _check_error(error: Element) -> None:

@@ -7,6 +7,7 @@ never made a second time.  What is published, and when, is ``core.directory``'s.
 from __future__ import annotations
 
 from enum import Enum
+from itertools import pairwise
 
 from ..errors import LocalFault, StoreFault
 from ..keys.identity import DevicePrivate, RootPrivate
@@ -197,9 +198,10 @@ class Identity:
         if record is not None and now - made < PREKEY_LIFE:
             return False
         self._new_prekey(number + 1, now)
-        for key, old in self._store.scan("own", self.account, "prekey/"):
-            age = now - int.from_bytes(old[:8], "big")
-            if age > PREKEY_KEPT + PREKEY_LIFE and key != f"prekey/{number:010d}":
+        rows = self._store.scan("own", self.account, "prekey/")
+        for (key, _), (_, successor) in pairwise(rows):
+            superseded = int.from_bytes(successor[:8], "big")
+            if now - superseded > PREKEY_KEPT:
                 self._store.delete("own", self.account, key)
         return True
 

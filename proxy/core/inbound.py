@@ -196,10 +196,18 @@ def _wrapped(
 def _foreign(account: Account, stanza: Stanza, sender: str, archive: bool) -> Verdict:
     """A room's archive page; nobody else has a wrapper to send."""
     contact = account.contacts.get(sender)
-    alone = len(stanza.tree()) == 1
-    if not archive or contact is not None or not alone or _has_seal(stanza.tree()):
+    message = stanza.tree()
+    inner = _inner(message[0]) if archive and len(message) == 1 else None
+    if inner is None or contact is not None or _has_seal(message):
         return Drop("a carbon or archive page from somebody else")
-    return Deliver(_defused_inside(stanza.tree()))
+    try:
+        author = str(Jid.parse(inner.get("from", "")).bare)
+    except PeerFault:
+        author = ""
+    if author != sender:
+        # a room's archive holds what its occupants said, not what others did
+        return Drop("an archive page with somebody else's words")
+    return Deliver(_defused_inside(message))
 
 
 def _defused_inside(message: Element) -> Element:
@@ -473,11 +481,12 @@ def _take_one(account: Account, grant: Element, granter: str, public: bytes) -> 
         int(number),
     )
     try:
-        account.ratchets.take_grant(unb64(grant.text or ""), parties, account.clock())
+        return account.ratchets.take_grant(
+            unb64(grant.text or ""), parties, account.clock()
+        )
     except REMOTE as fault:
         account.notice(granter, f"a key of {granter} was not taken: {fault.text}")
         return False
-    return True
 
 
 def take_grants(

@@ -27,6 +27,7 @@ NO = f"{{{classes.LANE}}}no"
 AGAIN = 60_000
 MOST_ASKS = 5
 MOST_ANSWERS = 40
+MOST_GIVEN = 100
 VALID = 14 * 24 * 3600 * 1000
 HOUR = 3600 * 1000
 
@@ -70,6 +71,8 @@ class KeyRequests:
         self._account = account
         self._asked: OrderedDict[tuple[str, bytes], list[int]] = OrderedDict()
         self._answered: OrderedDict[str, list[int]] = OrderedDict()
+        # answers by the request's signature: a repetition gets the same again (I20)
+        self._given: OrderedDict[bytes, Cleared] = OrderedDict()
 
     # -- asking ------
 
@@ -193,17 +196,22 @@ class KeyRequests:
             return []
         reader = self._reader(request, now)
         check_device_signature(request.device, request.signature, request.statement())
+        again = self._given.get(request.signature)
+        if again is not None:
+            return [again]
         if not self._quota(request.requester, now):
             return []
         box = self._box(request, reader)
         if box is None:
             return []
         grant = outbound.grant_for(reader, box)
-        return [
-            guard.own_message(
-                outbound.grant_message(account, request.requester, [grant])
-            )
-        ]
+        answer = guard.own_message(
+            outbound.grant_message(account, request.requester, [grant])
+        )
+        self._given[request.signature] = answer
+        while len(self._given) > MOST_GIVEN:
+            self._given.popitem(last=False)
+        return [answer]
 
     def _reader(self, request: Request, now: int) -> Reader:
         account = self._account

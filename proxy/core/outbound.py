@@ -156,7 +156,7 @@ def _invitation(stanza: Stanza, parts: _Parts) -> Element:
     x = SubElement(shell, f"{{{classes.MUC_USER}}}x")
     for child in parts.invitation if parts.invitation is not None else ():
         if "to" in child.attrib:
-            SubElement(x, child.tag, {"to": child.attrib["to"]})
+            SubElement(x, child.tag, {"to": str(Jid.parse(child.attrib["to"]))})
     return shell
 
 
@@ -298,6 +298,12 @@ def _keyed(
             f"not sent: the keys of {peer} have changed, and nobody vouches for "
             "the new ones",
             f"if {peer} told you about new keys in person: tillie forget {peer}",
+        )
+    if lanes.SUITE not in contact.manifest.suites:
+        return Return(
+            "policy-violation",
+            f"not sent: {peer} has keys of a kind that this Tillie does not know",
+            "a newer Tillie may",
         )
     fresh = not account.contacts.stale(contact, now) and contact.readers
     if not fresh and account.contacts.finding(peer, now) is None:

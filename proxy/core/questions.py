@@ -93,7 +93,8 @@ class Questions:
         never sees ids that it did not choose.
         """
         id_ = stanza.id or ""
-        if stanza.type not in ("result", "error") or not id_.startswith(ID_PREFIX):
+        answer = stanza.name == "iq" and stanza.type in ("result", "error")
+        if not answer or not id_.startswith(ID_PREFIX):
             return False
         pending = self._pending.get(id_)
         if pending is not None and _sender(stanza) in pending.senders:

@@ -21,6 +21,7 @@ from ..keys.prekeys import Prekey
 from ..keys.store import Store
 from ..suites import lanes
 from ..suites.fields import b64, unb64
+from ..suites.points import check_ed25519
 from .identity import Identity
 
 ROTATE_COUNT = 100
@@ -323,8 +324,9 @@ class Ratchets:
             self._store.put("top", self._account, _read_key(lane.facts), top.pack())
             self._remember(replace(lane, top=top))
 
-    def take_grant(self, box: bytes, parties: lanes.Parties, now: int) -> lanes.Grant:
-        """Open and check a grant to this device and keep its lane.
+    def take_grant(self, box: bytes, parties: lanes.Parties, now: int) -> bool:
+        """Open and check a grant to this device and keep its lane; whether it
+        brought anything.
 
         *parties* names the granter as its manifest does; the caller has checked
         that the granter's device is listed there.
@@ -347,10 +349,11 @@ class Ratchets:
             raise TrustFault("a grant for somebody else's lane")
         if not forwarded and grant.facts.owner != parties.granter:
             raise TrustFault("a grant for a lane of another account")
-        self._take(ReadLane(grant.facts, grant.chain, grant.chain, now, forwarded))
-        return grant
+        check_ed25519(grant.facts.public)
+        lane = ReadLane(grant.facts, grant.chain, grant.chain, now, forwarded)
+        return self._take(lane)
 
-    def _take(self, lane: ReadLane) -> None:
+    def _take(self, lane: ReadLane) -> bool:
         """Keep a lane that was granted.
 
         One obtained directly replaces a forwarded one and never the other way
@@ -361,10 +364,10 @@ class Ratchets:
         if data is not None:
             known = _unpack_read(data, self._store.get("top", self._account, key))
             if lane.forwarded and not known.forwarded:
-                return
+                return False
             direct = known.forwarded and not lane.forwarded
             if lane.base.n >= known.base.n and not direct:
-                return
+                return False
             earlier = lane.base.n <= known.base.n
             if earlier and lane.base.at(known.base.n) != known.base and not direct:
                 raise TrustFault("a grant contradicts the key that is here")
@@ -373,6 +376,7 @@ class Ratchets:
                 top = lane.base.at(top.n)
             lane = replace(lane, top=top)
         self._keep_read(lane)
+        return True
 
     def _keep_read(self, lane: ReadLane) -> None:
         key = _read_key(lane.facts)

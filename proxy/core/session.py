@@ -283,13 +283,12 @@ class Session:
         The server's stream is cut without good-bye, so the server keeps what
         was not acknowledged for the next login.
         """
-        if self.phase is Phase.OVER:
-            return
         self.phase = Phase.OVER
         self._departures.clear()
-        if not self.client_gone:
-            self.client_gone = True
-            self._tell_client(fault)
+        self.client_gone = True
+        self._tell_client(fault)
+        # also where the leg has said its last: the words for it were dropped
+        self.do(ClientClose())
         self.uplink.abandon()
         self.house.left(self)
 

@@ -1,7 +1,7 @@
 """The plaintext of a seal: an SCE envelope (XEP-0420), padded.
 
 Bytes in, elements out and back.  Lengths of the padding are never an error on
-reading; the writer pads to 256 bytes and then by Padmé, so that a length
+reading; the writer pads to 512 bytes and then by Padmé, so that a length
 tells at most some 12 per cent.
 """
 
@@ -16,11 +16,12 @@ from xml.sax.saxutils import quoteattr
 
 from ..errors import PeerFault
 from ..wire import tree
+from ..wire.framing import PAYLOAD
 from ..wire.jid import Jid
 from .classes import DELAY, SEAL, Class, class_of
 
 SCE = "urn:xmpp:sce:1"
-_SMALLEST = 256
+_SMALLEST = 512
 _LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _KEPT_OUTSIDE = frozenset({"to", "from", "type", "id"})
 
@@ -45,7 +46,7 @@ class Envelope:
 
 
 def padded(size: int) -> int:
-    """Padmé (Nikitin et al. 2019) from 256 bytes up."""
+    """Padmé (Nikitin et al. 2019) from 512 bytes up."""
     if size <= _SMALLEST:
         return _SMALLEST
     exponent = size.bit_length() - 1
@@ -109,7 +110,7 @@ def read(data: bytes) -> Envelope:
         id=bind.get("id"),
         sender=sender,
         to=to,
-        content=tuple(_allowed(content, sender)),
+        content=_bounded(_allowed(content, sender)),
         attributes=dict(attributes.attrib) if attributes is not None else {},
         time="" if time is None else time.get("stamp", ""),
     )
@@ -124,6 +125,13 @@ def _allowed(content: Element, sender: str) -> Iterable[Element]:
         if child.tag == f"{{{DELAY}}}delay" and not _own_delay(child, sender):
             continue
         yield child
+
+
+def _bounded(children: Iterable[Element]) -> tuple[Element, ...]:
+    kept = tuple(children)
+    if len(kept) > PAYLOAD.children:
+        raise PeerFault("too many elements under a seal")
+    return kept
 
 
 def _own_delay(delay: Element, sender: str) -> bool:

@@ -25,8 +25,14 @@ XHTML = "{http://jabber.org/protocol/xhtml-im}html"
 
 _SHOWN = (BODY, SUBJECT, XHTML)
 _LOOKALIKES = str.maketrans(
-    "\u0456\u0457\u0131\u04cf\u03b9l1|\ua4f2\ua4e1\u0435\u03b5\ua4f0\u0442\u03c4\ua4d4",
-    "iiiiiiiiiieeettt",
+    {
+        **dict.fromkeys(
+            "\u0456\u0457\u0131\u04cf\u03b9l1|\ua4f2\ua4e1\u026a\u029f", "i"
+        ),
+        **dict.fromkeys("\u13a5\uab75\u13de\uabae\u1d35\u1d38", "i"),
+        **dict.fromkeys("\u0435\u03b5\ua4f0\u1d07\u13ac\uab7c", "e"),
+        **dict.fromkeys("\u0442\u03c4\ua4d4\u1d1b\u13a2\uab72", "t"),
+    }
 )
 _WORD = "tiiiie"
 _LOOKED_AT = 200
@@ -70,22 +76,43 @@ def _invisible(sign: str) -> bool:
 
 
 def imitated(message: Element) -> bool:
-    """Whether a text of *message* could be taken for a mark."""
+    """Whether a text of *message* could be taken for a mark, in one piece or in
+    several."""
     return any(
-        defused(text) != text
+        _joined_imitates(child)
+        or any(defused(text) != text for text in child.itertext())
         for child in message
         if child.tag in _SHOWN
-        for text in child.itertext()
     )
 
 
+def _joined_imitates(child: Element) -> bool:
+    text = "".join(child.itertext())
+    return len(child) > 0 and defused(text) != text
+
+
 def defuse(message: Element) -> None:
-    """Defuse every text a client might show of a contact's *message*, in place."""
-    for child in message:
-        for part in child.iter() if child.tag in _SHOWN else ():
-            part.text = defused(part.text) if part.text else part.text
-            if part is not child:
+    """Defuse every text a client might show of a contact's *message*, in place.
+
+    A plain text that comes in pieces is made one; a formatted one whose pieces
+    together imitate a mark goes, for the plain one stands beside it.
+    """
+    for child in list(message):
+        if child.tag == XHTML and _joined_imitates(child):
+            message.remove(child)
+        elif child.tag in (BODY, SUBJECT):
+            _flatten(child)
+        elif child.tag == XHTML:
+            for part in child.iter():
+                part.text = defused(part.text) if part.text else part.text
                 part.tail = defused(part.tail) if part.tail else part.tail
+
+
+def _flatten(child: Element, mark: str = "") -> None:
+    text = "".join(child.itertext())
+    for part in list(child):
+        child.remove(part)
+    child.text = mark + defused(text)
 
 
 def mark_clear(message: Element) -> None:
@@ -96,10 +123,7 @@ def mark_clear(message: Element) -> None:
     """
     for child in message:
         if child.tag in (BODY, SUBJECT):
-            text = "".join(child.itertext())
-            for part in list(child):
-                child.remove(part)
-            child.text = CLEAR + defused(text)
+            _flatten(child, CLEAR)
 
 
 def placeholder(outer: dict[str, str], text: str) -> Element:

@@ -36,6 +36,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from ..errors import PeerFault, TrustFault
 from .entropy import token
 from .fields import fields, split
+from .points import check_ed25519
 
 SUITE = 1
 VERSION = 0
@@ -318,10 +319,11 @@ def unseal(
     commitment, ciphertext = body[:_COMMITMENT], body[_COMMITMENT:]
     aad = _aad(raw, facts.kind, bound, facts.scope)
     try:
+        check_ed25519(facts.public)
         Ed25519PublicKey.from_public_bytes(facts.public).verify(
             signature, _signed(aad, commitment, ciphertext)
         )
-    except (InvalidSignature, ValueError) as error:
+    except (InvalidSignature, ValueError, TrustFault) as error:
         raise Broken("the seal's signature does not hold") from error
     if not chain.n <= header.n <= chain.n + SKIP_LIMIT or header.n > LANE_LIMIT:
         raise Broken("the sealed stanza's index is out of reach")

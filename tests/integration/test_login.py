@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -44,7 +45,7 @@ from ..support.raw import (
     text_of,
 )
 from ..support.scripted import PUBSUB, STREAMS, Scripted, render
-from ..support.tap import Way
+from ..support.tap import Tap, Way
 from ..support.tillie import Tillie
 from ..support.waiting import free_ports, until
 from .test_conversations import ALICE, BOB, CAROL, ready
@@ -449,6 +450,28 @@ def test_tls_13_half_a_stanza_is_never_completed(bed: Bed) -> None:
     server.inject(ALICE, whole)
     alice.message("whole")
     assert [text_of(one).count("half") for one in alice.messages()] == [0]
+
+
+def came_back(tap: Tap, after: int) -> bool:
+    return tap.accepted > after
+
+
+def test_rel_07_a_short_cut_is_unseen_where_only_answers_came(bed: Bed) -> None:
+    """What was resumed at is never undercut by a later count: Prosody hangs up."""
+    bed.start(ALICE)
+    tillie = bed.tillie("t")
+    alice = bed.raw(ALICE, tillie.port)
+    ready(tillie)
+    [tap] = [one for one in bed.taps if one.domain == DOMAIN]
+    for turn in range(1, 4):
+        for _ in range(3):
+            alice.ping()
+        tap.cut()
+        until(partial(came_back, tap, turn), "Tillie to come back", seconds=15)
+        for _ in range(3):
+            alice.ping()
+    assert b"<resumed " in tap.recorded(Way.IN, 4)
+    assert tap.accepted == 4
 
 
 @pytest.mark.parametrize(

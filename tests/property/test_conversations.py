@@ -123,7 +123,9 @@ def test_enc_07_clear_text_of_somebody_with_keys_is_marked_or_dropped(
 
 @quick
 @given(
-    st.sampled_from([BOB, f"{BOB}/one", ALICE, f"{ALICE}/one", "a.test", "", "@", "x@y.test"]),
+    st.sampled_from(
+        [BOB, f"{BOB}/one", ALICE, f"{ALICE}/one", "a.test", "", "@", "x@y.test"]
+    ),
     st.sampled_from(["chat", "normal", "groupchat", "error", "headline", "odd"]),
     st.lists(
         st.one_of(
@@ -182,9 +184,12 @@ def test_enc_19_nothing_malformed_ends_a_stream_or_draws_an_error(
 
 
 @quick
-@given(st.lists(st.tuples(st.booleans(), texts(20)), min_size=1, max_size=6), st.randoms())
+@given(
+    st.lists(st.tuples(st.booleans(), texts(20)), min_size=1, max_size=6), st.randoms()
+)
 def test_any_order_of_arrival_shows_each_once(
-    sent: list[tuple[bool, str]], random: st.Random  # type: ignore[name-defined]
+    sent: list[tuple[bool, str]],
+    random: st.Random,  # type: ignore[name-defined]
 ) -> None:
     """Reordered and doubled by the server: each is shown once."""
     c = talking()

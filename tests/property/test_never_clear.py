@@ -51,7 +51,7 @@ ANSWERS = (
     "internal-server-error",
 )
 NODES = st.tuples(
-    st.sampled_from((ALICE, BOB, CAROL, DAVE)),
+    st.sampled_from((BOB, BOB, BOB, ALICE, CAROL, DAVE)),
     st.sampled_from((directory.KEY, directory.PREKEY)),
 )
 
@@ -79,6 +79,7 @@ class NeverClear(RuleBasedStateMachine):
         self.bob = self.world.login(self.b, BOB)
         self.alice: Client = self.world.login(self.a, ALICE)
         self.searched = 0
+        self.alice.say(BOB, self.canaries.secret())
 
     def log_in(self) -> None:
         if self.alice.closed:
@@ -116,6 +117,10 @@ class NeverClear(RuleBasedStateMachine):
         message.extend(salted(one, text) for one in unknown)
         self.alice.send(tree.serialise(message))
 
+    @rule(known=st.sampled_from(TEMPLATES))
+    def say_to_bob(self, known: str) -> None:
+        self.say(BOB, "chat", [known], [], False)
+
     @rule(node=NODES, answer=st.sampled_from(ANSWERS))
     def answer(self, node: tuple[str, str], answer: str) -> None:
         self.world.pep_answers[node] = answer
@@ -123,6 +128,7 @@ class NeverClear(RuleBasedStateMachine):
     @rule(node=NODES)
     def withhold(self, node: tuple[str, str]) -> None:
         self.world.pep.pop(node, None)
+        self.world.now += DAY + 1
 
     @rule(node=NODES, other=NODES)
     def swap(self, node: tuple[str, str], other: tuple[str, str]) -> None:
@@ -183,7 +189,7 @@ class NeverClear(RuleBasedStateMachine):
 
 TestNeverClear = NeverClear.TestCase
 TestNeverClear.settings = settings(
-    max_examples=12,
+    max_examples=25,
     stateful_step_count=20,
     deadline=None,
     derandomize=True,

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import cast
-from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
+from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
 from proxy.core.account import Account, Settings
@@ -26,6 +26,7 @@ from proxy.core.session import Session
 from proxy.core.vocabulary import (
     ClientClose,
     Connect,
+    Derive,
     DeriveKey,
     Effect,
     ServerClose,
@@ -56,37 +57,64 @@ Hook = Callable[["Upstream", Element], "list[Element] | None"]
 
 def parsed(xml: str) -> Element:
     """One element, in ``jabber:client`` where it says nothing else."""
-    return ElementTree.fromstring(f"<_ xmlns='{CLIENT}'>{xml}</_>")[0]
+    reader = _Reader()
+    [element] = reader.feed(f"<_ xmlns='{CLIENT}'>{xml}</_>".encode())
+    return element
 
 
 class _Reader:
-    """The elements of a stream; a new XML declaration begins a new stream."""
+    """The elements of a stream; a new XML declaration begins a new stream.
+
+    ElementTree's own parser refuses namespaces with a brace in them.
+    """
 
     def __init__(self) -> None:
         self.header: dict[str, str] = {}
         self._begin()
 
     def _begin(self) -> None:
-        self._parser = ElementTree.XMLPullParser(["start", "end"])
         self._path: list[Element] = []
+        self._done: list[Element] = []
+        self._parser = expat.ParserCreate(namespace_separator=_SEPARATOR)
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._text
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        element = Element(_clark(name), {_clark(k): v for k, v in attributes.items()})
+        if len(self._path) >= 2:
+            self._path[-1].append(element)
+        self._path.append(element)
+        if len(self._path) == 1:
+            self.header = dict(element.attrib)
+
+    def _end(self, _: str) -> None:
+        element = self._path.pop()
+        if len(self._path) == 1:
+            self._done.append(element)
+
+    def _text(self, text: str) -> None:
+        if len(self._path) < 2:
+            return
+        inside = self._path[-1]
+        if len(inside):
+            inside[-1].tail = (inside[-1].tail or "") + text
+        else:
+            inside.text = (inside.text or "") + text
 
     def feed(self, data: bytes) -> list[Element]:
         if data.startswith(b"<?xml"):
             self._begin()
-        self._parser.feed(data)
-        done = []
-        events = cast("Iterator[tuple[str, Element]]", self._parser.read_events())
-        for event, element in events:
-            if event == "start":
-                self._path.append(element)
-                if len(self._path) == 1:
-                    self.header = dict(element.attrib)
-            else:
-                self._path.pop()
-                if len(self._path) == 1:
-                    self._path[0].remove(element)
-                    done.append(element)
+        self._parser.Parse(data, False)
+        done, self._done = self._done, []
         return done
+
+
+_SEPARATOR = "\x1f"
+
+
+def _clark(name: str) -> str:
+    return "{" + name.replace(_SEPARATOR, "}") if _SEPARATOR in name else name
 
 
 class Client:
@@ -130,7 +158,11 @@ class Client:
 
     @property
     def bodies(self) -> list[str]:
-        return [one.findtext(BODY) or "" for one in self.messages if one.get("type") != "error"]
+        return [
+            one.findtext(BODY) or ""
+            for one in self.messages
+            if one.get("type") != "error"
+        ]
 
     @property
     def errors(self) -> list[Element]:
@@ -257,13 +289,7 @@ class Tillie:
                 case Connect():
                     self.world.later(lambda: self._connected(session))
                 case DeriveKey(request=request):
-                    salted = hashlib.pbkdf2_hmac(
-                        request.hash_name,
-                        request.password,
-                        request.salt,
-                        request.iterations,
-                    )
-                    self.world.later(lambda: self._derived(session, salted))
+                    self._derive(session, request)
                 case ServerClose():
                     client.upstream.over = True
                 case ClientClose():
@@ -275,8 +301,11 @@ class Tillie:
         self.world.upstreams.append(Upstream(self.world, self, session))
         self.call(session, lambda: session.server_connected("off"))
 
-    def _derived(self, session: Session, salted: bytes) -> None:
-        self.call(session, lambda: session.derived(salted))
+    def _derive(self, session: Session, request: Derive) -> None:
+        salted = hashlib.pbkdf2_hmac(
+            request.hash_name, request.password, request.salt, request.iterations
+        )
+        self.world.later(lambda: self.call(session, lambda: session.derived(salted)))
 
     def tick(self) -> None:
         self.call(None, self.house.tick)
@@ -621,7 +650,9 @@ def payload_of(message: Element) -> bytes:
     return base64.b64decode(seal.findtext(PAYLOAD) or "")
 
 
-def with_payload(message: Element, payload: bytes | str, *, grants: bool = False) -> Element:
+def with_payload(
+    message: Element, payload: bytes | str, *, grants: bool = False
+) -> Element:
     """A copy of *message* with another payload, without its grants unless said."""
     fresh = deepcopy(message)
     seal = next(child for child in fresh if child.tag in SEALS)
@@ -632,7 +663,6 @@ def with_payload(message: Element, payload: bytes | str, *, grants: bool = False
         elif not grants:
             seal.remove(part)
     return fresh
-
 
 
 ALICE, BOB, CAROL = "alice@a.test", "bob@b.test", "carol@c.test"

@@ -150,7 +150,7 @@ class Line(Upstream):
         self._acknowledged(h)
         super().send(f"<resumed xmlns='{SM}' previd='{previd}' h='{self.handled}'/>")
         for _, text in list(self.unacknowledged):
-            super().send(text)
+            self.world.later(lambda text=text: Upstream.send(self, text))
 
 
 class _ResumingTillie(Tillie):
@@ -244,7 +244,9 @@ def impostor(jid: str) -> tuple[Account, Items]:
     world = World()
     tillie = world.tillie()
     world.login(tillie, jid)
-    return tillie.account(jid), {(jid, node): world.pep[jid, node] for node in (KEY, PREKEY)}
+    return tillie.account(jid), {
+        (jid, node): world.pep[jid, node] for node in (KEY, PREKEY)
+    }
 
 
 def lane_of(message: Element) -> bytes:

@@ -45,9 +45,7 @@ class Shelf:
         self.settings = settings
         self.contacts = Contacts(self.store, ALICE, **settings)  # type: ignore[arg-type]
 
-    def learn(
-        self, manifest: Manifest, *prekeys: Prekey, now: int = NOW
-    ) -> str:
+    def learn(self, manifest: Manifest, *prekeys: Prekey, now: int = NOW) -> str:
         with self.store.transaction():
             return self.contacts.learn(BOB, manifest, list(prekeys), now).notice
 

@@ -19,9 +19,7 @@ from tests.support.simulator import BOB
 
 ROOT, DEVICE = RootPrivate.generate(), DevicePrivate.generate()
 MANIFEST = first_manifest(BOB, ROOT, DEVICE, "one", 1_750_000_000_000)
-PREKEY = sign_prekey(
-    PrekeyPrivate.generate(3), DEVICE, BOB, MANIFEST.root.fingerprint
-)
+PREKEY = sign_prekey(PrekeyPrivate.generate(3), DEVICE, BOB, MANIFEST.root.fingerprint)
 PUBSUB = f"{{{directory.PUBSUB}}}"
 
 
@@ -33,7 +31,11 @@ class Asker:
         self.asked: list[tuple[str, str | None, Element]] = []
 
     def ask(
-        self, kind: str, to: str | None, payload: Element, then: Callable[[Answer], None]
+        self,
+        kind: str,
+        to: str | None,
+        payload: Element,
+        then: Callable[[Answer], None],
     ) -> None:
         self.asked.append((kind, to, payload))
         then(self._answers.pop(0))
@@ -134,9 +136,7 @@ def test_prekeys_that_cannot_be_read_leave_the_record(answer: Answer) -> None:
     assert found.prekeys == []
 
 
-@pytest.mark.parametrize(
-    "name", ["number", "device", "key", "signature", "everything"]
-)
+@pytest.mark.parametrize("name", ["number", "device", "key", "signature", "everything"])
 def test_one_bad_prekey_does_not_hide_the_others(name: str) -> None:
     bad = directory.prekey_item(PREKEY, "bad")
     element = bad[0]
@@ -202,9 +202,13 @@ def question(questions: Questions, got: list[Answer], now: int = 0) -> Element:
     return query
 
 
-def answer(ident: str | None, sender: str, kind: str = "result", inner: str = "") -> Stanza:
+def answer(
+    ident: str | None, sender: str, kind: str = "result", inner: str = ""
+) -> Stanza:
     return Stanza.of(
-        tree.parse(f"<iq type='{kind}' id='{ident}' from='{sender}'>{inner}</iq>".encode())
+        tree.parse(
+            f"<iq type='{kind}' id='{ident}' from='{sender}'>{inner}</iq>".encode()
+        )
     )
 
 
@@ -267,7 +271,12 @@ def test_questions_are_bounded() -> None:
     for _ in range(MOST):
         question(questions, got)
     more = questions.ask(
-        "get", BOB, Element("{urn:x}q"), senders=frozenset({BOB}), now=0, then=got.append
+        "get",
+        BOB,
+        Element("{urn:x}q"),
+        senders=frozenset({BOB}),
+        now=0,
+        then=got.append,
     )
     assert more is None
     assert got == [Silence()]

@@ -67,7 +67,9 @@ def _spoiled(message: Element) -> Iterator[tuple[str, Element]]:
 
 
 @pytest.mark.parametrize(
-    ("where", "message"), list(_spoiled(sealed_message())), ids=lambda x: x if isinstance(x, str) else ""
+    ("where", "message"),
+    list(_spoiled(sealed_message())),
+    ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_enc_02_sealed_message_with_content_beside_is_refused(
     where: str, message: Element
@@ -80,17 +82,37 @@ def test_enc_02_sealed_message_with_content_beside_is_refused(
     "spoil",
     [
         pytest.param(lambda m: m.remove(m[0]), id="no-seal"),
-        pytest.param(lambda m: m.append(parse(f"<encrypted xmlns='{SEAL}'><payload>AAAA</payload></encrypted>")), id="ENC-06-two-seals"),
+        pytest.param(
+            lambda m: m.append(
+                parse(f"<encrypted xmlns='{SEAL}'><payload>AAAA</payload></encrypted>")
+            ),
+            id="ENC-06-two-seals",
+        ),
         pytest.param(lambda m: m[0].clear(), id="empty-seal"),
         pytest.param(lambda m: m.set("from", "boss@x.test"), id="ID-09-from"),
         pytest.param(lambda m: m.append(parse("<body>hello</body>")), id="ENC-04-body"),
-        pytest.param(lambda m: m.append(parse("<subject>hello</subject>")), id="ENC-02-subject"),
-        pytest.param(lambda m: m.append(parse("<x xmlns='urn:unknown'/>")), id="ENC-02-unknown"),
-        pytest.param(lambda m: m.append(parse("<stanza-id xmlns='urn:xmpp:sid:0' id='1'/>")), id="server-made"),
+        pytest.param(
+            lambda m: m.append(parse("<subject>hello</subject>")), id="ENC-02-subject"
+        ),
+        pytest.param(
+            lambda m: m.append(parse("<x xmlns='urn:unknown'/>")), id="ENC-02-unknown"
+        ),
+        pytest.param(
+            lambda m: m.append(parse("<stanza-id xmlns='urn:xmpp:sid:0' id='1'/>")),
+            id="server-made",
+        ),
         pytest.param(lambda m: setattr(m, "tag", "{jabber:client}iq"), id="iq"),
-        pytest.param(lambda m: setattr(m[0][0], "text", "not base64 at all"), id="ENC-02-payload-of-words"),
-        pytest.param(lambda m: setattr(m[0][0], "text", "aGVsbG8="), id="ENC-02-payload-too-short-for-a-seal"),
-        pytest.param(lambda m: setattr(m[0][0], "text", "A" * 70_000), id="RES-13-too-long"),
+        pytest.param(
+            lambda m: setattr(m[0][0], "text", "not base64 at all"),
+            id="ENC-02-payload-of-words",
+        ),
+        pytest.param(
+            lambda m: setattr(m[0][0], "text", "aGVsbG8="),
+            id="ENC-02-payload-too-short-for-a-seal",
+        ),
+        pytest.param(
+            lambda m: setattr(m[0][0], "text", "A" * 70_000), id="RES-13-too-long"
+        ),
     ],
 )
 def test_not_a_sealed_message(spoil: Callable[[Element], object]) -> None:
@@ -235,7 +257,11 @@ def _calls(name: str) -> dict[str, int]:
             if not isinstance(node, ast.Call):
                 continue
             called = node.func
-            word = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+            word = (
+                called.id
+                if isinstance(called, ast.Name)
+                else getattr(called, "attr", "")
+            )
             if word == name:
                 where = str(path.relative_to(PROXY))
                 found[where] = found.get(where, 0) + 1
@@ -259,7 +285,10 @@ def test_nobody_takes_another_way_to_make_one(name: str) -> None:
             if isinstance(node, ast.ImportFrom):
                 assert not [x for x in node.names if x.name == name and x.asname], path
             if isinstance(node, ast.ClassDef):
-                bases = {getattr(base, "id", getattr(base, "attr", "")) for base in node.bases}
+                bases = {
+                    getattr(base, "id", getattr(base, "attr", ""))
+                    for base in node.bases
+                }
                 assert name not in bases, path
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
                 assert node.value.id != name, path
@@ -278,13 +307,19 @@ def _imports(path: Path) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
             stem = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {stem} if node.module else {f"{stem}.{x.name}".lstrip(".") for x in node.names}
+            found |= (
+                {stem}
+                if node.module
+                else {f"{stem}.{x.name}".lstrip(".") for x in node.names}
+            )
     return found
 
 
 def test_net_knows_no_rules_and_of_the_keys_only_the_store() -> None:
     for path in sorted((PROXY / "net").glob("*.py")):
-        rules = {one for one in _imports(path) if one.split(".")[0] in ("rules", "suites")}
+        rules = {
+            one for one in _imports(path) if one.split(".")[0] in ("rules", "suites")
+        }
         keys = {one for one in _imports(path) if one.split(".")[0] == "keys"}
         assert not rules, path
         assert keys <= {"keys.store"}, path

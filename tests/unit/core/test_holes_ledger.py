@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import pytest
 
+from proxy.core import ledger
 from proxy.core.account import Account, Settings
 from proxy.core.directory import KEY
 from tests.support.simulator import (
@@ -135,7 +138,9 @@ def test_room_message_is_not_sent_again_after_require() -> None:
 # -- 26: a kill while an earlier stream is emptied ----------------------------------
 
 
-def killed_with_messages(texts: list[str]) -> tuple[ResumingWorld, Tillie, list[Client]]:
+def killed_with_messages(
+    texts: list[str],
+) -> tuple[ResumingWorld, Tillie, list[Client]]:
     """Alice's Tillie was killed with two clients on; the server holds *texts* of Bob
     for both streams, and has not got what Alice wrote last on each."""
     world = ResumingWorld()
@@ -165,9 +170,13 @@ def killed_with_messages(texts: list[str]) -> tuple[ResumingWorld, Tillie, list[
     return world, a, [bob, one, two]
 
 
-def test_cut_streams_are_recovered_newest_first() -> None:
-    """The oldest came first: when it was gone at the server, which is usual, the
-    younger ones were given up with all that they held."""
+def test_cut_streams_are_recovered_newest_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They came by their names: when an old one was first, and gone at the server,
+    which is usual, the younger ones were given up with all that they held."""
+    names = count(1)
+    monkeypatch.setattr(ledger, "token", lambda size: next(names).to_bytes(size, "big"))
     world, a, [bob, one, two] = killed_with_messages(["r0", "r1", "r2", "r3"])
     newest, oldest = world.line(two).previd, world.line(one).previd
     # the server forgot the older one by now

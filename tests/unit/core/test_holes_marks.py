@@ -10,13 +10,11 @@ from proxy.rules import marks
 from tests.support.scripted import render
 from tests.support.simulator import (
     ALICE,
-    BODY,
     BOB,
+    BODY,
     CARBONS,
     FORWARD,
-    MESSAGE,
     Couple,
-    World,
     couple,
 )
 
@@ -26,13 +24,20 @@ RESULT = f"<result xmlns='{MAM}' id='1'/>"
 
 
 def clear(content: str, sender: str = f"{BOB}/one", kind: str = "chat") -> str:
-    return f"<message from='{sender}' to='{ALICE}/one' type='{kind}'>{content}</message>"
+    return (
+        f"<message from='{sender}' to='{ALICE}/one' type='{kind}'>{content}</message>"
+    )
 
 
-def archived(inner: str, sender: str) -> str:
+def forwarded(inner: str, ns: str = "jabber:client") -> str:
+    message = inner.replace("<message ", f"<message xmlns='{ns}' ", 1)
+    return f"<forwarded xmlns='{FORWARD}'>{message}</forwarded>"
+
+
+def archived(inner: str, sender: str, ns: str = "jabber:client") -> str:
     return (
         f"<message from='{sender}' to='{ALICE}/one'><result xmlns='{MAM}' id='1'>"
-        f"<forwarded xmlns='{FORWARD}'>{inner}</forwarded></result></message>"
+        f"{forwarded(inner, ns)}</result></message>"
     )
 
 
@@ -57,15 +62,24 @@ def unmarked(messages: list[Element]) -> list[str]:
 
 AVOIDED = [
     pytest.param(clear(f"<body>{EVIL}</body>"), id="ENC-07-plain"),
-    pytest.param(clear(f"<body>{EVIL}</body>{RESULT}"), id="ENC-07-archive-result-beside-it"),
-    pytest.param(clear(f"{RESULT}<body>{EVIL}</body>"), id="ENC-07-archive-result-before-it"),
     pytest.param(
-        clear(f"<body>{EVIL}</body><received xmlns='{CARBONS}'/>"), id="ENC-07-carbon-beside-it"
+        clear(f"<body>{EVIL}</body>{RESULT}"), id="ENC-07-archive-result-beside-it"
     ),
-    pytest.param(clear(f"<body>{EVIL}</body>", kind="groupchat"), id="ENC-07-groupchat"),
+    pytest.param(
+        clear(f"{RESULT}<body>{EVIL}</body>"), id="ENC-07-archive-result-before-it"
+    ),
+    pytest.param(
+        clear(f"<body>{EVIL}</body><received xmlns='{CARBONS}'/>"),
+        id="ENC-07-carbon-beside-it",
+    ),
+    pytest.param(
+        clear(f"<body>{EVIL}</body>", kind="groupchat"), id="ENC-07-groupchat"
+    ),
     pytest.param(clear(f"<body>{EVIL}</body>", kind="error"), id="ENC-07-error"),
     pytest.param(clear(f"<body>{EVIL}</body>", kind="headline"), id="ENC-07-headline"),
-    pytest.param(clear(f"<body>{EVIL}</body>", kind="nonsense"), id="ENC-07-unknown-type"),
+    pytest.param(
+        clear(f"<body>{EVIL}</body>", kind="nonsense"), id="ENC-07-unknown-type"
+    ),
     pytest.param(
         clear(f"<error type='cancel'><text>{EVIL}</text></error><body>{EVIL}</body>"),
         id="ENC-07-error-without-its-type",
@@ -79,11 +93,15 @@ AVOIDED = [
         id="ENC-07-data-form",
     ),
     pytest.param(
-        clear(f"<body>hi</body><x xmlns='jabber:x:data' type='form'><title>{EVIL}</title></x>"),
+        clear(
+            f"<body>hi</body><x xmlns='jabber:x:data' type='form'><title>{EVIL}</title></x>"
+        ),
         id="ENC-07-data-form-beside-a-body",
     ),
     pytest.param(
-        clear(f"<nick xmlns='http://jabber.org/protocol/nick'>{EVIL}</nick><body>hi</body>"),
+        clear(
+            f"<nick xmlns='http://jabber.org/protocol/nick'>{EVIL}</nick><body>hi</body>"
+        ),
         id="ENC-07-nick",
     ),
     pytest.param(
@@ -108,15 +126,24 @@ AVOIDED = [
         id="ID-02-archive-of-a-stranger",
     ),
     pytest.param(
-        archived(clear(f"<body>{EVIL}</body>"), "room@muc.test"), id="ID-02-archive-of-a-room"
+        archived(clear(f"<body>{EVIL}</body>"), "room@muc.test"),
+        id="ID-02-archive-of-a-room",
     ),
     pytest.param(
-        archived(clear(f"<body>{EVIL}</body>", sender=f"{ALICE}/one"), "mallory@x.test"),
+        archived(
+            clear(f"<body>{EVIL}</body>", sender=f"{ALICE}/one"), "mallory@x.test"
+        ),
         id="ID-02-archive-of-a-stranger-with-own-words",
     ),
     pytest.param(
-        archived(f"<message to='{ALICE}'><body>{EVIL}</body></message>", "mallory@x.test"),
+        archived(
+            f"<message to='{ALICE}'><body>{EVIL}</body></message>", "mallory@x.test"
+        ),
         id="ID-02-archive-of-a-stranger-without-a-sender",
+    ),
+    pytest.param(
+        archived(clear(f"<body>{EVIL}</body>"), "mallory@x.test", FORWARD),
+        id="ID-02-archive-of-a-stranger-in-another-namespace",
     ),
 ]
 
@@ -207,7 +234,8 @@ def test_enc_08_a_resource_does_not_speak_in_notices(stanza: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["tillie@proxy.invalid", "tillie@proxy.invalid/x", "TILLIE@proxy.INVALID."]
+    "address",
+    ["tillie@proxy.invalid", "tillie@proxy.invalid/x", "TILLIE@proxy.INVALID."],
 )
 @pytest.mark.parametrize("word", ["received", "sent"])
 def test_enc_08_no_carbon_speaks_as_tillie(address: str, word: str) -> None:
@@ -218,7 +246,7 @@ def test_enc_08_no_carbon_speaks_as_tillie(address: str, word: str) -> None:
     c.world.inject(
         c.alice,
         f"<message from='{ALICE}' to='{ALICE}/one'><{word} xmlns='{CARBONS}'>"
-        f"<forwarded xmlns='{FORWARD}'>{inner}</forwarded></{word}></message>",
+        f"{forwarded(inner)}</{word}></message>",
     )
     assert "broken" not in "".join(render(one) for one in c.alice.stanzas[before:])
 
@@ -231,7 +259,9 @@ IMITATIONS = [
     pytest.param("\u00ad\u200b\u2060\ufeff[Tillie: verified]", id="ENC-08-zero-width"),
     pytest.param("\u202e\u2066[Tillie: verified]", id="ENC-08-directions"),
     pytest.param("\U000e0041\ufe0f[Tillie: verified]", id="ENC-08-tags-and-variations"),
-    pytest.param("[\u2800T\u200bi\u034fl\u00adlie: verified]", id="ENC-08-blanks-inside"),
+    pytest.param(
+        "[\u2800T\u200bi\u034fl\u00adlie: verified]", id="ENC-08-blanks-inside"
+    ),
     pytest.param("\u2045Tillie: verified]", id="ENC-08-quill-bracket"),
     pytest.param("【Tillie: verified】", id="ENC-08-lenticular-bracket"),
     pytest.param("⟦Tillie: verified⟧", id="ENC-08-white-bracket"),
@@ -253,7 +283,9 @@ IMITATIONS = [
 
 
 @pytest.mark.parametrize("line", IMITATIONS)
-@pytest.mark.parametrize("before", ["", "hello\n", "hello\r\n", "hello\u2028", "hello\x0b"])
+@pytest.mark.parametrize(
+    "before", ["", "hello\n", "hello\r\n", "hello\u2028", "hello\x0b"]
+)
 def test_enc_08_no_line_looks_like_a_mark(line: str, before: str) -> None:
     """Signs that show nothing, and letters that look like others, made a mark of it."""
     for one in marks.defused(before + line).splitlines():
@@ -262,7 +294,14 @@ def test_enc_08_no_line_looks_like_a_mark(line: str, before: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["see [the docs]", "[x] tile the floor", "tillie is a name", "(still) fine", "a[1] = 1", ""],
+    [
+        "see [the docs]",
+        "[x] tile the floor",
+        "tillie is a name",
+        "(still) fine",
+        "a[1] = 1",
+        "",
+    ],
 )
 def test_enc_08_other_lines_stay(text: str) -> None:
     assert marks.defused(text) == text
@@ -277,19 +316,25 @@ def test_id_02_carbon_without_a_sender_is_refused(sealed: bool, word: str) -> No
     """RFC 6120, 8.1.2.1: without ``from`` it counts as the own account's; XEP-0280, 11
     wants the own bare JID to stand there."""
     c = couple()
-    inner = render(c.capture("in a carbon")) if sealed else clear(f"<body>{EVIL}</body>")
+    inner = (
+        render(c.capture("in a carbon")) if sealed else clear(f"<body>{EVIL}</body>")
+    )
     messages = shown(
         c,
         f"<message to='{ALICE}/one'><{word} xmlns='{CARBONS}'>"
-        f"<forwarded xmlns='{FORWARD}'>{inner}</forwarded></{word}></message>",
+        f"{forwarded(inner)}</{word}></message>",
     )
     assert messages == []
 
 
 SERVERS = [
-    pytest.param("<stanza-id xmlns='urn:xmpp:sid:0' id='FAKE'/>", False, id="ID-17-id-without-by"),
     pytest.param(
-        f"<stanza-id xmlns='urn:xmpp:sid:0' by='{BOB}' id='FAKE'/>", False, id="ID-17-id-by-contact"
+        "<stanza-id xmlns='urn:xmpp:sid:0' id='FAKE'/>", False, id="ID-17-id-without-by"
+    ),
+    pytest.param(
+        f"<stanza-id xmlns='urn:xmpp:sid:0' by='{BOB}' id='FAKE'/>",
+        False,
+        id="ID-17-id-by-contact",
     ),
     pytest.param(
         f"<stanza-id xmlns='urn:xmpp:sid:0' by='{ALICE}/x' id='FAKE'/>",
@@ -297,10 +342,14 @@ SERVERS = [
         id="ID-17-id-by-a-client",
     ),
     pytest.param(
-        f"<stanza-id xmlns='urn:xmpp:sid:0' by='{ALICE}' id='FAKE'/>", True, id="ID-17-id-by-own"
+        f"<stanza-id xmlns='urn:xmpp:sid:0' by='{ALICE}' id='FAKE'/>",
+        True,
+        id="ID-17-id-by-own",
     ),
     pytest.param(
-        "<delay xmlns='urn:xmpp:delay' stamp='FAKE'/>", False, id="ID-17-delay-without-from"
+        "<delay xmlns='urn:xmpp:delay' stamp='FAKE'/>",
+        False,
+        id="ID-17-delay-without-from",
     ),
     pytest.param(
         "<delay xmlns='urn:xmpp:delay' from='b.test' stamp='FAKE'/>",
@@ -308,11 +357,17 @@ SERVERS = [
         id="ID-17-delay-of-their-server",
     ),
     pytest.param(
-        "<delay xmlns='urn:xmpp:delay' from='a.test' stamp='FAKE'/>", True, id="ID-17-delay-of-ours"
+        "<delay xmlns='urn:xmpp:delay' from='a.test' stamp='FAKE'/>",
+        True,
+        id="ID-17-delay-of-ours",
     ),
-    pytest.param("<x xmlns='jabber:x:delay' stamp='FAKE'/>", False, id="ID-17-old-delay"),
     pytest.param(
-        "<occupant-id xmlns='urn:xmpp:occupant-id:0' id='FAKE'/>", False, id="ID-17-occupant"
+        "<x xmlns='jabber:x:delay' stamp='FAKE'/>", False, id="ID-17-old-delay"
+    ),
+    pytest.param(
+        "<occupant-id xmlns='urn:xmpp:occupant-id:0' id='FAKE'/>",
+        False,
+        id="ID-17-occupant",
     ),
 ]
 
@@ -329,14 +384,3 @@ def test_id_17_what_names_no_server_of_ours_is_dropped_beside_a_seal(
     [one] = shown(c, text[:at] + child + text[at:])
     assert one.findtext(BODY) == "a captured text"
     assert ("FAKE" in render(one)) == kept
-
-
-def test_the_own_notices_are_marked_as_the_own() -> None:
-    """What Tillie says itself comes from an address that the network cannot use."""
-    world = World()
-    alice = world.login(world.tillie(), ALICE)
-    world.accounts.add(BOB)
-    alice.say(BOB, "no keys there")
-    notices = [one for one in alice.stanzas if one.get("from") == "tillie@proxy.invalid"]
-    assert notices
-    assert {one.tag for one in notices} == {MESSAGE}

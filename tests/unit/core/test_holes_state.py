@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
-from xml.etree.ElementTree import Element
 
 import pytest
 
-from proxy.core import inbound
+from proxy.core import inbound, outbound
 from proxy.core.directory import KEY
 from proxy.core.inbox import HELD_PER_PEER
+from proxy.core.ratchets import Reader
 from proxy.core.session import Session
 from proxy.core.vocabulary import (
     ClientClose,
@@ -39,7 +39,6 @@ from tests.support.simulator import (
     Couple,
     World,
     couple,
-    parsed,
     payload_of,
     sealed,
     with_payload,
@@ -77,9 +76,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 POISON = [
     pytest.param(f"<q>{''.join(NAMES)}</q>", id="RES-15-names-of-two-stanzas"),
-    pytest.param("<stream:x/>", id="XML-prefix-of-the-stream"),
+    pytest.param("<stream:x/>", id="RES-15-prefix-of-the-stream"),
     pytest.param(
-        f"<x xmlns:a='urn:a' xmlns='urn:x'>{'<a:b/>' * 70}</x>", id="RES-15-declarations"
+        f"<x xmlns:a='urn:a' xmlns='urn:x'>{'<a:b/>' * 70}</x>",
+        id="RES-15-declarations",
     ),
 ]
 
@@ -91,7 +91,8 @@ def test_held_message_that_reads_differently_stops_nothing(poison: str) -> None:
     c = couple()
     c.world.inject(c.alice, f"<message {MALLORY}><q>{HALF}</q></message>")
     c.world.inject(
-        c.alice, f"<message {MALLORY} type='chat' id='p'>{unknown_seal(1)}{poison}</message>"
+        c.alice,
+        f"<message {MALLORY} type='chat' id='p'>{unknown_seal(1)}{poison}</message>",
     )
     c.world.inject(
         c.alice,
@@ -121,7 +122,9 @@ def test_damaged_held_row_is_given_up_with_a_notice(damage: bytes) -> None:
     assert c.a.faults == []
     assert c.account.inbox.load_held() == []
     notices = cast("list[dict[str, str]]", c.a.command("notices"))
-    assert [one["jid"] for one in notices if "cannot be read" in one["text"]] == ["x0@x.test"]
+    assert [one["jid"] for one in notices if "cannot be read" in one["text"]] == [
+        "x0@x.test"
+    ]
 
 
 @pytest.mark.parametrize("poison", POISON)
@@ -246,7 +249,9 @@ def test_rel_14_session_that_ended_in_a_failed_commit_closes_its_connection() ->
 
 
 @pytest.mark.parametrize("end", ["failed", "client-left", "server-left"])
-def test_look_up_and_publishing_do_not_wait_for_a_session_that_is_over(end: str) -> None:
+def test_look_up_and_publishing_do_not_wait_for_a_session_that_is_over(
+    end: str,
+) -> None:
     """Both stayed under way for ever, and the account's keys were never published."""
     world = World()
     a = world.tillie()
@@ -386,6 +391,23 @@ def test_i12_beyond_200_held_the_placeholder_comes_at_once() -> None:
     assert "not affected" in c.alice.bodies
 
 
+def test_a_message_brings_at_most_a_few_lanes() -> None:
+    """60 grants in one message were 60 lanes to keep and half a second of work."""
+    c = couple()
+    bob, reader = c.b.account(BOB), c.account.identity
+    to = Reader(ALICE, reader.device.public, reader.public_prekey())
+    grants = []
+    with c.b.writing():
+        for _ in range(20):
+            bob.ratchets.rotate(ALICE)
+            lane = bob.ratchets.ready(ALICE, [(ALICE, bytes(32))], [to], c.world.now)
+            grants.append(outbound.grant_for(to, bob.ratchets.grant(lane, to)))
+    before = len(c.a.store.scan("lane", ALICE))
+    text = render(outbound._wrapped(bob, grants))
+    c.world.inject(c.alice, f"<message from='{BOB}/one'>{text}</message>")
+    assert 0 < len(c.a.store.scan("lane", ALICE)) - before <= inbound.MOST_GRANTS_TO_ONE
+
+
 # -- 13: grants that come behind ---------------------------------------------------------
 
 
@@ -495,16 +517,3 @@ def test_scan_by_prefix_costs_the_same_beside_many_rows(tmp_path: Path) -> None:
         steps.append(counted[0])
     store.close()
     assert steps[1] <= steps[0] + 5
-
-
-def test_events_of_the_own_nodes_are_not_counted_as_messages() -> None:
-    """A notification of the own key node is nobody's message."""
-    c = couple()
-    shown = len(c.alice.stanzas)
-    event = parsed(
-        f"<message from='{ALICE}'><event xmlns='http://jabber.org/protocol/pubsub#event'>"
-        f"<items node='{KEY}'/></event></message>"
-    )
-    assert isinstance(event, Element)
-    c.world.inject(c.alice, event)
-    assert len(c.alice.stanzas) == shown

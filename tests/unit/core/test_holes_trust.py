@@ -63,7 +63,9 @@ def from_own(content: str, resource: str = "") -> str:
 
 @pytest.mark.parametrize("pinned", [False, True], ids=["looked-up", "pinned-before"])
 @pytest.mark.parametrize("linked", [False, True], ids=["one-device", "two-devices"])
-def test_own_server_gets_no_lane_keys_by_a_false_root(pinned: bool, linked: bool) -> None:
+def test_own_server_gets_no_lane_keys_by_a_false_root(
+    pinned: bool, linked: bool
+) -> None:
     """The own server showed a root of its own for the own JID, which was pinned on
     first use like a contact's, and asked that "own device" for every lane key."""
     c = couple()
@@ -296,7 +298,7 @@ def test_i19_stale_requester_is_refused_until_it_was_looked_up(silent: bool) -> 
 # -- 23: a held contact ---------------------------------------------------------------
 
 
-def test_enc_23_held_contact_is_released_by_its_own_root() -> None:
+def test_i24_held_contact_is_released_by_its_own_root() -> None:
     """One false answer held a conversation for good: nobody looked again."""
     c = couple()
     good = c.world.pep[BOB, KEY]
@@ -330,7 +332,11 @@ class Granted:
         self.c = couple()
         bob = self.c.b.account(BOB).identity
         self.new = lanes.open_lane(
-            BOB, bob.fingerprint, bob.device.public, [(ALICE, bytes(32))], self.c.world.now
+            BOB,
+            bob.fingerprint,
+            bob.device.public,
+            [(ALICE, bytes(32))],
+            self.c.world.now,
         )
         self.bob = bob
 
@@ -340,12 +346,18 @@ class Granted:
         own = self.c.account.identity
         # any signed device serves as the one that forwards: the caller checks it
         parties = lanes.Parties(
-            ALICE if forwarded else BOB, granter.device.public, ALICE, own.device.public, 1
+            ALICE if forwarded else BOB,
+            granter.device.public,
+            ALICE,
+            own.device.public,
+            1,
         )
         grant = lanes.Grant(self.new.facts, chain, 1)
         signature = granter.device.sign(lanes.grant_signature_input(grant, parties))
         box = lanes.box(
-            lanes.pack_grant(grant, signature), own.public_prekey().hpke(), parties.info()
+            lanes.pack_grant(grant, signature),
+            own.public_prekey().hpke(),
+            parties.info(),
         )
         with self.c.a.writing():
             self.c.account.ratchets.take_grant(box, parties, self.c.world.now)
@@ -379,7 +391,9 @@ def test_i19_direct_grant_replaces_a_forwarded_one(at: int) -> None:
 
 
 @pytest.mark.parametrize("forwarded", [False, True])
-def test_an_earlier_start_that_contradicts_the_known_key_is_refused(forwarded: bool) -> None:
+def test_an_earlier_start_that_contradicts_the_known_key_is_refused(
+    forwarded: bool,
+) -> None:
     """It would have replaced the right chain by one that opens nothing."""
     g = Granted()
     g.take(g.new.chain.at(5), forwarded=forwarded)
@@ -388,6 +402,18 @@ def test_an_earlier_start_that_contradicts_the_known_key_is_refused(forwarded: b
     assert g.base(fresh=True) == g.new.chain.at(5)
     g.take(g.new.chain.at(3), forwarded=forwarded)
     assert g.base(fresh=True) == g.new.chain.at(3)
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 16, 100, 1119, 1120, 1121, 1135, 1136, 1137, 2000]
+)
+def test_a_box_of_any_size_is_refused_in_one_way(size: int) -> None:
+    """The library raises several kinds of errors; one that nobody expects is fatal."""
+    identity = impostor(ALICE)[0].identity
+    prekey = identity.prekey(1)
+    assert prekey is not None
+    with pytest.raises(TrustFault):
+        lanes.unbox(bytes(size), prekey.hpke(), b"info")
 
 
 # -- 34: linking ----------------------------------------------------------------------

@@ -14,8 +14,8 @@ from proxy.wire.stanza import Stanza
 from tests.support.scripted import render
 from tests.support.simulator import (
     ALICE,
-    BODY,
     BOB,
+    BODY,
     CARBONS,
     DAY,
     FORWARD,
@@ -36,7 +36,9 @@ from tests.support.simulator import (
     with_payload,
 )
 
-FORGED = f"<message from='{BOB}' to='{ALICE}' type='chat'><body>pay mallory</body></message>"
+FORGED = (
+    f"<message from='{BOB}' to='{ALICE}' type='chat'><body>pay mallory</body></message>"
+)
 HTML = (
     "<html xmlns='http://jabber.org/protocol/xhtml-im'>"
     "<body xmlns='http://www.w3.org/1999/xhtml'>{}</body></html>"
@@ -139,7 +141,9 @@ def test_id_01_02_only_the_own_bare_jid_makes_carbons(
             id="ID-04-result-in-carbon",
         ),
         pytest.param(
-            wrapped("received", FORGED.replace("<message", "<message xmlns='jabber:server'")),
+            wrapped(
+                "received", FORGED.replace("<message", "<message xmlns='jabber:server'")
+            ),
             id="ID-04-other-namespace",
         ),
     ],
@@ -207,9 +211,7 @@ def test_id_13_nobody_else_is_taken_for_a_contact(address: str) -> None:
     captured = c.capture()
     captured.set("from", address)
     watch = Watch(c.alice)
-    c.world.inject(
-        c.alice, render(captured).replace("&amp;apos;", "&apos;")
-    )
+    c.world.inject(c.alice, render(captured).replace("&amp;apos;", "&apos;"))
     assert "a captured text" not in "".join(render(one) for one in watch.shown)
     assert not c.a.faults
 
@@ -241,7 +243,13 @@ def test_id_06_answer_of_somebody_else_is_not_taken() -> None:
     question = c.alice.upstream.stanzas[-1]
     assert question.get("to") == BOB
     forged = c.world.pep["mallory@x.test", "urn:x-tillie:key:0"]["current"]
-    for sender in ("mallory@x.test/one", "mallory@x.test", f"{BOB}/one", "b.test", ALICE):
+    for sender in (
+        "mallory@x.test/one",
+        "mallory@x.test",
+        f"{BOB}/one",
+        "b.test",
+        ALICE,
+    ):
         c.world.inject(
             c.alice,
             f"<iq type='result' id='{question.get('id')}' from='{sender}' to='{ALICE}/one'>"
@@ -624,7 +632,9 @@ def test_a_resealed_message_is_delivered_where_nothing_is_wrong() -> None:
             {"accounts": [(ALICE, bytes(32)), (BOB, bytes(32))]},
             id="I23-audience-of-other-roots",
         ),
-        pytest.param({"accounts": [(BOB, bytes(32))]}, id="I23-audience-without-reader"),
+        pytest.param(
+            {"accounts": [(BOB, bytes(32))]}, id="I23-audience-without-reader"
+        ),
     ],
 )
 def test_i21_i23_who_wrote_to_whom_has_to_agree(wrong: dict[str, object]) -> None:
@@ -712,7 +722,9 @@ def test_enc_22_new_device_under_the_pinned_root_is_used_at_once() -> None:
 @pytest.mark.parametrize(
     "bend",
     [
-        pytest.param(lambda p: p[:60] + bytes([p[60] ^ 1]) + p[61:], id="ENC-19-signature"),
+        pytest.param(
+            lambda p: p[:60] + bytes([p[60] ^ 1]) + p[61:], id="ENC-19-signature"
+        ),
         pytest.param(lambda p: p[:-1] + bytes([p[-1] ^ 1]), id="ENC-19-tag"),
         pytest.param(lambda p: p[:30], id="ENC-19-short"),
         pytest.param(lambda p: b"\x01" + p[1:], id="ENC-19-version"),
@@ -790,7 +802,9 @@ def test_enc_20_flood_cannot_make_us_look_up_without_end(what: str) -> None:
                 f" device='{device}' n='0' prekey='1' seq='{1000 + at}'"
                 f" time='{c.world.now}' nonce='AAAA'>AAAA</keyreq>"
             )
-        c.world.inject(c.alice, f"<message from='{BOB}/one' to='{ALICE}'>{content}</message>")
+        c.world.inject(
+            c.alice, f"<message from='{BOB}/one' to='{ALICE}'>{content}</message>"
+        )
     assert len(watch.sent) <= 10
 
 
@@ -850,14 +864,29 @@ CLEAR_SIBLINGS = [
     pytest.param("<subject>CLEAR</subject>", id="ENC-05-subject"),
     pytest.param(HTML.format("CLEAR"), id="ENC-05-html"),
     pytest.param("<x xmlns='jabber:x:oob'><url>CLEAR</url></x>", id="ENC-05-oob"),
-    pytest.param("<replace xmlns='urn:xmpp:message-correct:0' id='CLEAR'/>", id="ENC-05-replace"),
+    pytest.param(
+        "<replace xmlns='urn:xmpp:message-correct:0' id='CLEAR'/>", id="ENC-05-replace"
+    ),
     pytest.param("<thread>CLEAR</thread>", id="ENC-05-thread"),
-    pytest.param("<nick xmlns='http://jabber.org/protocol/nick'>CLEAR</nick>", id="ENC-05-nick"),
+    pytest.param(
+        "<nick xmlns='http://jabber.org/protocol/nick'>CLEAR</nick>", id="ENC-05-nick"
+    ),
     pytest.param("<unknown xmlns='urn:example'>CLEAR</unknown>", id="ENC-05-unknown"),
-    pytest.param("<request xmlns='urn:xmpp:receipts'>CLEAR</request>", id="ENC-05-receipt"),
-    pytest.param("<delay xmlns='urn:xmpp:delay' from='mallory@x.test' stamp='CLEAR'/>", id="ENC-05-delay"),
-    pytest.param("<stanza-id xmlns='urn:xmpp:sid:0' by='mallory@x.test' id='CLEAR'/>", id="ENC-05-stanza-id"),
-    pytest.param("<x xmlns='http://jabber.org/protocol/muc#user'><item jid='CLEAR'/></x>", id="ENC-05-muc"),
+    pytest.param(
+        "<request xmlns='urn:xmpp:receipts'>CLEAR</request>", id="ENC-05-receipt"
+    ),
+    pytest.param(
+        "<delay xmlns='urn:xmpp:delay' from='mallory@x.test' stamp='CLEAR'/>",
+        id="ENC-05-delay",
+    ),
+    pytest.param(
+        "<stanza-id xmlns='urn:xmpp:sid:0' by='mallory@x.test' id='CLEAR'/>",
+        id="ENC-05-stanza-id",
+    ),
+    pytest.param(
+        "<x xmlns='http://jabber.org/protocol/muc#user'><item jid='CLEAR'/></x>",
+        id="ENC-05-muc",
+    ),
     pytest.param("<error type='cancel'><text>CLEAR</text></error>", id="ENC-05-error"),
     pytest.param("CLEAR", id="ENC-05-text-between"),
 ]
@@ -880,11 +909,19 @@ def test_what_the_own_server_makes_stays() -> None:
     message = c.capture()
     made = parsed(f"<stanza-id xmlns='urn:xmpp:sid:0' by='{ALICE}' id='77'/>")
     message.append(made)
-    message.append(parsed("<delay xmlns='urn:xmpp:delay' from='a.test' stamp='2026-01-01T00:00:00Z'/>"))
+    message.append(
+        parsed(
+            "<delay xmlns='urn:xmpp:delay' from='a.test' stamp='2026-01-01T00:00:00Z'/>"
+        )
+    )
     watch = Watch(c.alice)
     c.world.inject(c.alice, message)
     [shown] = watch.shown
-    assert [child.tag.partition("}")[2] for child in shown] == ["body", "stanza-id", "delay"]
+    assert [child.tag.partition("}")[2] for child in shown] == [
+        "body",
+        "stanza-id",
+        "delay",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -893,10 +930,12 @@ def test_what_the_own_server_makes_stays() -> None:
         pytest.param(lambda m: m.append(deepcopy(m[0])), id="ENC-06-two-seals"),
         pytest.param(lambda m: m[0].append(deepcopy(m[0])), id="ENC-06-seal-in-seal"),
         pytest.param(
-            lambda m: m[0].insert(0, deepcopy(m[0].find(PAYLOAD))), id="ENC-06-two-payloads"
+            lambda m: m[0].insert(0, deepcopy(m[0].find(PAYLOAD))),
+            id="ENC-06-two-payloads",
         ),
         pytest.param(
-            lambda m: m.append(SubElement(Element("x"), SEALS[1])), id="ENC-06-both-kinds"
+            lambda m: m.append(SubElement(Element("x"), SEALS[1])),
+            id="ENC-06-both-kinds",
         ),
         pytest.param(lambda m: m[0].remove(m[0].find(PAYLOAD)), id="ENC-06-no-payload"),
     ],
@@ -915,18 +954,39 @@ def test_enc_06_one_seal_or_none(twist) -> None:  # type: ignore[no-untyped-def]
 
 
 INNER = [
-    pytest.param("<iq xmlns='jabber:client' type='set'><query xmlns='jabber:iq:roster'/></iq>", id="ENC-28-iq"),
-    pytest.param("<presence xmlns='jabber:client' type='unavailable'/>", id="ENC-28-presence"),
-    pytest.param("<message xmlns='jabber:client'><body>BAD</body></message>", id="ENC-28-message"),
+    pytest.param(
+        "<iq xmlns='jabber:client' type='set'><query xmlns='jabber:iq:roster'/></iq>",
+        id="ENC-28-iq",
+    ),
+    pytest.param(
+        "<presence xmlns='jabber:client' type='unavailable'/>", id="ENC-28-presence"
+    ),
+    pytest.param(
+        "<message xmlns='jabber:client'><body>BAD</body></message>", id="ENC-28-message"
+    ),
     pytest.param(wrapped("received", FORGED), id="ENC-28-carbon"),
     pytest.param("<result xmlns='urn:xmpp:mam:2'/>", id="ENC-28-archive"),
-    pytest.param("<x xmlns='http://jabber.org/protocol/muc#user'><item jid='boss@x.test'/></x>", id="ENC-28-muc"),
-    pytest.param(f"<encrypted xmlns='{SEAL}'><payload>AAAA</payload></encrypted>", id="ENC-28-seal"),
+    pytest.param(
+        "<x xmlns='http://jabber.org/protocol/muc#user'><item jid='boss@x.test'/></x>",
+        id="ENC-28-muc",
+    ),
+    pytest.param(
+        f"<encrypted xmlns='{SEAL}'><payload>AAAA</payload></encrypted>",
+        id="ENC-28-seal",
+    ),
     pytest.param(f"<grants xmlns='{LANE}'/>", id="ENC-28-grants"),
     pytest.param(f"<link-request xmlns='{LANE}'/>", id="ENC-28-link-request"),
-    pytest.param("<event xmlns='http://jabber.org/protocol/pubsub#event'/>", id="ENC-28-event"),
-    pytest.param("<stanza-id xmlns='urn:xmpp:sid:0' by='alice@a.test' id='1'/>", id="ENC-28-stanza-id"),
-    pytest.param("<delay xmlns='urn:xmpp:delay' from='a.test' stamp='x'/>", id="ENC-28-delay-of-a-server"),
+    pytest.param(
+        "<event xmlns='http://jabber.org/protocol/pubsub#event'/>", id="ENC-28-event"
+    ),
+    pytest.param(
+        "<stanza-id xmlns='urn:xmpp:sid:0' by='alice@a.test' id='1'/>",
+        id="ENC-28-stanza-id",
+    ),
+    pytest.param(
+        "<delay xmlns='urn:xmpp:delay' from='a.test' stamp='x'/>",
+        id="ENC-28-delay-of-a-server",
+    ),
     pytest.param("<error xmlns='jabber:client' type='cancel'/>", id="ENC-28-error"),
     pytest.param("<no-store xmlns='urn:xmpp:hints'/>", id="ENC-28-hint"),
 ]
@@ -942,7 +1002,10 @@ def test_enc_28_only_message_content_comes_out_of_a_seal(inner: str) -> None:
     body = Element(BODY)
     body.text = "beside it"
     data = envelope.write(
-        envelope.Envelope("chat", "m", BOB, ALICE, (bad, body), {"from": "boss@x.test"}), 0
+        envelope.Envelope(
+            "chat", "m", BOB, ALICE, (bad, body), {"from": "boss@x.test"}
+        ),
+        0,
     )
     inside = envelope.read(data)
     restored = envelope.restore(inside, {"from": f"{BOB}/one", "to": ALICE})
@@ -957,10 +1020,14 @@ def test_enc_28_only_message_content_comes_out_of_a_seal(inner: str) -> None:
     "content",
     [
         pytest.param("<body>evil</body>", id="ENC-07-body"),
-        pytest.param("<body>evil</body>" + HTML.format("evil"), id="ENC-07-body-and-html"),
+        pytest.param(
+            "<body>evil</body>" + HTML.format("evil"), id="ENC-07-body-and-html"
+        ),
         pytest.param(HTML.format("evil"), id="ENC-07-html-alone"),
         pytest.param("<subject>evil</subject>", id="ENC-07-subject"),
-        pytest.param("<x xmlns='jabber:x:oob'><url>http://evil.test</url></x>", id="ENC-07-link"),
+        pytest.param(
+            "<x xmlns='jabber:x:oob'><url>http://evil.test</url></x>", id="ENC-07-link"
+        ),
     ],
 )
 @pytest.mark.parametrize("kind", ["chat", "normal", "headline", "groupchat", "error"])
@@ -981,16 +1048,27 @@ def test_enc_07_clear_message_of_somebody_with_keys(content: str, kind: str) -> 
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param("<reactions xmlns='urn:xmpp:reactions:0' id='m'/>", id="ENC-07-reaction"),
-        pytest.param("<displayed xmlns='urn:xmpp:chat-markers:0' id='m'/>", id="ENC-07-marker"),
-        pytest.param("<received xmlns='urn:xmpp:receipts' id='m'/>", id="ENC-07-receipt"),
-        pytest.param("<retract xmlns='urn:xmpp:message-retract:1' id='m'/>", id="ENC-07-retraction"),
+        pytest.param(
+            "<reactions xmlns='urn:xmpp:reactions:0' id='m'/>", id="ENC-07-reaction"
+        ),
+        pytest.param(
+            "<displayed xmlns='urn:xmpp:chat-markers:0' id='m'/>", id="ENC-07-marker"
+        ),
+        pytest.param(
+            "<received xmlns='urn:xmpp:receipts' id='m'/>", id="ENC-07-receipt"
+        ),
+        pytest.param(
+            "<retract xmlns='urn:xmpp:message-retract:1' id='m'/>",
+            id="ENC-07-retraction",
+        ),
     ],
 )
 def test_enc_07_clear_message_does_not_act_on_sealed_ones(content: str) -> None:
     c = couple()
     watch = Watch(c.alice)
-    c.world.inject(c.alice, f"<message from='{BOB}/one' type='chat'>{content}</message>")
+    c.world.inject(
+        c.alice, f"<message from='{BOB}/one' type='chat'>{content}</message>"
+    )
     c.world.inject(
         c.alice,
         f"<message from='{BOB}/one' type='chat'><body>b</body>{content}</message>",
@@ -1041,13 +1119,20 @@ def test_enc_08_nobodys_text_looks_like_a_mark(text: str, way: str) -> None:
 
 @pytest.mark.parametrize(
     "sender",
-    ["tillie@proxy.invalid", "tillie@proxy.invalid/x", "Tillie@PROXY.invalid", "proxy.invalid"],
+    [
+        "tillie@proxy.invalid",
+        "tillie@proxy.invalid/x",
+        "Tillie@PROXY.invalid",
+        "proxy.invalid",
+    ],
 )
 @pytest.mark.parametrize("way", ["message", "presence", "iq", "carbon", "archive"])
 def test_enc_08_nobody_on_the_network_speaks_as_tillie(sender: str, way: str) -> None:
     c = couple()
     before = len(c.alice.stanzas)
-    inner = f"<message from='{sender}' to='{ALICE}' type='chat'><body>obey</body></message>"
+    inner = (
+        f"<message from='{sender}' to='{ALICE}' type='chat'><body>obey</body></message>"
+    )
     own = f"<message from='{ALICE}' to='{ALICE}/one'>"
     stanza = {
         "message": inner,

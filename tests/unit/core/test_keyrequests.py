@@ -62,7 +62,9 @@ def parsed_copy(stanza: Element) -> Element:
 
 
 def grants_of(client: Client, since: int) -> list[Element]:
-    return [one for one in client.upstream.stanzas[since:] if one.find(GRANTS) is not None]
+    return [
+        one for one in client.upstream.stanzas[since:] if one.find(GRANTS) is not None
+    ]
 
 
 def answers(c: Couple, asked: Element, sender: str = f"{ALICE}/one") -> int:
@@ -83,7 +85,9 @@ def test_i20_lost_key_is_asked_for_and_the_message_shown() -> None:
     message = lost_key(c)
     since = len(c.alice.upstream.stanzas)
     c.world.inject(c.alice, message)
-    [asked] = [one for one in c.alice.upstream.stanzas[since:] if one.tag.endswith("message")]
+    [asked] = [
+        one for one in c.alice.upstream.stanzas[since:] if one.tag.endswith("message")
+    ]
     assert asked.get("to") == BOB
     assert [child.tag for child in asked] == [KEYREQ, "{urn:xmpp:hints}store"]
     assert c.alice.bodies[-1] == "the key is lost"
@@ -202,7 +206,9 @@ def test_enc_19_requests_are_bounded_over_many_lanes() -> None:
         bent[3:19] = at.to_bytes(16, "big")
         c.world.inject(c.alice, with_payload(message, bytes(bent)))
     c.world.wait(61_000)
-    asked = [one for one in c.alice.upstream.stanzas[since:] if one.find(KEYREQ) is not None]
+    asked = [
+        one for one in c.alice.upstream.stanzas[since:] if one.find(KEYREQ) is not None
+    ]
     assert 1 <= len(asked) <= 200
     assert {one.get("to") for one in asked} == {BOB}
 
@@ -291,5 +297,3 @@ def test_i19_contacts_new_device_gets_the_lane_from_now_on() -> None:
     c.world.inject(second, kept[0])
     c.world.wait(61_000)
     assert "before the second was there" not in second.raw.decode()
-
-

@@ -253,7 +253,9 @@ def test_i05_changed_answer_is_not_taken(what: str) -> None:
     assert not tillie.account(ALICE).identity.has_manifest
 
 
-@pytest.mark.parametrize("sender", [f"{BOB}/one", "mallory@x.test", "a.test", ALICE + ".evil"])
+@pytest.mark.parametrize(
+    "sender", [f"{BOB}/one", "mallory@x.test", "a.test", ALICE + ".evil"]
+)
 def test_i05_strangers_cannot_ask_to_be_linked(sender: str) -> None:
     c = couple()
     c.a.command("link", account=ALICE)
@@ -283,7 +285,9 @@ def test_removed_device_is_told_and_seals_no_more() -> None:
     assert standing(tillie) is Standing.LINKING
     new.say(BOB, "removed", ident="m")
     assert [one.get("id") for one in new.errors] == ["m"]
-    assert directory.PREKEY not in str(c.world.pep[ALICE, directory.PREKEY].get(device.id.hex()))
+    assert directory.PREKEY not in str(
+        c.world.pep[ALICE, directory.PREKEY].get(device.id.hex())
+    )
 
 
 def test_other_root_published_for_the_account_stops_sending() -> None:

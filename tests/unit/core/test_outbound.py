@@ -15,8 +15,8 @@ from tests.support.canary import Canaries
 from tests.support.scripted import render
 from tests.support.simulator import (
     ALICE,
-    BODY,
     BOB,
+    BODY,
     DAY,
     GRANTS,
     MESSAGE,
@@ -369,9 +369,7 @@ POSITIONS = {
 
 @pytest.mark.parametrize("kind", ["chat", "normal", "headline", ""])
 @pytest.mark.parametrize("place", POSITIONS, ids=lambda place: f"ENC-02-{place}")
-def test_enc_02_canary_in_each_position(
-    place: str, kind: str, talking: Couple
-) -> None:
+def test_enc_02_canary_in_each_position(place: str, kind: str, talking: Couple) -> None:
     c = talking
     canaries = Canaries()
     text = canaries.secret()
@@ -411,12 +409,22 @@ def test_enc_02_attributes_of_the_stanza(attributes: str) -> None:
     "error",
     [
         pytest.param("<body>{}</body><error type='cancel'/>", id="ID-19-echo"),
-        pytest.param("<error type='cancel'><text xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'>{}</text></error>", id="ID-19-text"),
+        pytest.param(
+            "<error type='cancel'><text xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'>{}</text></error>",
+            id="ID-19-text",
+        ),
         pytest.param("<error type='{}'/>", id="ID-19-type"),
         pytest.param("<error type='cancel' by='{}'/>", id="ID-19-by"),
-        pytest.param("<error type='cancel'><x-{} xmlns='urn:x'/></error>", id="ID-19-name"),
-        pytest.param("<error type='cancel'><z xmlns='urn:x:{}'/></error>", id="ID-19-namespace"),
-        pytest.param("<error type='cancel'><gone xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'>{}</gone></error>", id="ID-19-gone"),
+        pytest.param(
+            "<error type='cancel'><x-{} xmlns='urn:x'/></error>", id="ID-19-name"
+        ),
+        pytest.param(
+            "<error type='cancel'><z xmlns='urn:x:{}'/></error>", id="ID-19-namespace"
+        ),
+        pytest.param(
+            "<error type='cancel'><gone xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'>{}</gone></error>",
+            id="ID-19-gone",
+        ),
     ],
 )
 def test_id_19_error_of_the_client_echoes_nothing(error: str) -> None:
@@ -440,7 +448,9 @@ CONTENT_QUERIES = [
 ]
 
 
-@pytest.mark.parametrize("query", CONTENT_QUERIES, ids=lambda q: "ENC-03-" + q.split("'")[1])
+@pytest.mark.parametrize(
+    "query", CONTENT_QUERIES, ids=lambda q: "ENC-03-" + q.split("'")[1]
+)
 @pytest.mark.parametrize("kind", ["get", "set", "result"])
 @pytest.mark.parametrize("to", [f"to='{BOB}/one'", "to='upload.a.test'", ""])
 def test_enc_03_files_and_calls_do_not_leave(
@@ -474,7 +484,9 @@ def test_what_the_guard_refuses_comes_back_and_the_stream_lives(stanza: str) -> 
 
 def test_nothing_goes_to_a_room_before_allow() -> None:
     c = couple()
-    c.alice.send("<message type='groupchat' to='r@m.test' id='g'><body>hello room</body></message>")
+    c.alice.send(
+        "<message type='groupchat' to='r@m.test' id='g'><body>hello room</body></message>"
+    )
     c.alice.send(f"<message type='groupchat' to='r@m.test'>{CHATSTATE}</message>")
     assert messages(c.alice)[-1].get("to") != "r@m.test"
     assert "tillie allow r@m.test" in (c.alice.errors[0].findtext(TEXT) or "")
@@ -513,14 +525,18 @@ def test_id_09_own_address_is_taken(sender: str) -> None:
     assert c.bob.messages[-1].get("from") == f"{ALICE}/one"
 
 
-@pytest.mark.parametrize("to", ["@b.test", "bob@", "bob@b.test/", "b ob@b.test", "a@b@c..d"])
+@pytest.mark.parametrize(
+    "to", ["@b.test", "bob@", "bob@b.test/", "b ob@b.test", "a@b@c..d"]
+)
 def test_id_13_message_to_no_address_comes_back(to: str) -> None:
     c = couple()
     before = len(messages(c.alice))
     c.alice.send(f"<message to='{to}' id='m'><body>x</body></message>")
     assert len(messages(c.alice)) == before
     [error] = c.alice.errors
-    assert error.find(".//{urn:ietf:params:xml:ns:xmpp-stanzas}jid-malformed") is not None
+    assert (
+        error.find(".//{urn:ietf:params:xml:ns:xmpp-stanzas}jid-malformed") is not None
+    )
 
 
 # -- shape ------------------------------------------------------------------------
@@ -604,20 +620,27 @@ def test_i09_typing_eats_no_grants_and_does_not_count() -> None:
     lane = c.account.ratchets.current(BOB)
     assert lane is not None
     assert (dict(lane.granted), lane.count) == (granted, count)
-    assert c.bob.messages[-1].find("{http://jabber.org/protocol/chatstates}composing") is not None
+    assert (
+        c.bob.messages[-1].find("{http://jabber.org/protocol/chatstates}composing")
+        is not None
+    )
 
 
 def test_i09_grants_ride_with_the_first_three_until_an_answer() -> None:
     c = couple(talked=False)
     for at in range(5):
         c.alice.say(BOB, str(at))
-    with_grants = [one[0].find(GRANTS) is not None for one in sealed(c.alice.upstream.stanzas)]
+    with_grants = [
+        one[0].find(GRANTS) is not None for one in sealed(c.alice.upstream.stanzas)
+    ]
     assert with_grants == [True, True, True, False, False]
     c = couple(talked=False)
     c.alice.say(BOB, "one")
     c.bob.say(ALICE, "answer")
     c.alice.say(BOB, "two")
-    with_grants = [one[0].find(GRANTS) is not None for one in sealed(c.alice.upstream.stanzas)]
+    with_grants = [
+        one[0].find(GRANTS) is not None for one in sealed(c.alice.upstream.stanzas)
+    ]
     assert with_grants == [True, False]
 
 

@@ -66,9 +66,7 @@ def bob() -> Side:
 
 def opened(alice: Side, bob: Side, now: int = NOW) -> SendLane:
     with alice.store.transaction():
-        lane = alice.ratchets.ready(
-            BOB, [alice.member, bob.member], [bob.reader], now
-        )
+        lane = alice.ratchets.ready(BOB, [alice.member, bob.member], [bob.reader], now)
         alice.ratchets.mark_granted(BOB, lane, [bob.reader])
     return lane
 
@@ -213,7 +211,9 @@ def test_i19_own_device_passes_a_lane_on_and_a_direct_grant_wins(
 ) -> None:
     lane = opened(alice, bob)
     payload = seal(alice, lane)
-    own = replace(parties(alice, bob), granter=BOB, granter_device=bob.identity.device.public)
+    own = replace(
+        parties(alice, bob), granter=BOB, granter_device=bob.identity.device.public
+    )
     for first, direct in ((True, False), (False, True)):
         bob.restart()
         with bob.store.transaction():
@@ -222,7 +222,9 @@ def test_i19_own_device_passes_a_lane_on_and_a_direct_grant_wins(
 
         def forwarded() -> None:
             grant = lanes.Grant(lane.facts, lane.first, 1)
-            signature = bob.identity.device.sign(lanes.grant_signature_input(grant, own))
+            signature = bob.identity.device.sign(
+                lanes.grant_signature_input(grant, own)
+            )
             box = lanes.box(
                 lanes.pack_grant(grant, signature),
                 bob.reader.prekey.hpke(),
@@ -242,14 +244,18 @@ def test_i19_own_device_passes_a_lane_on_and_a_direct_grant_wins(
         assert not unsealed.lane.forwarded
 
 
-def test_i19_forwarded_key_cannot_spoil_one_that_is_here(alice: Side, bob: Side) -> None:
+def test_i19_forwarded_key_cannot_spoil_one_that_is_here(
+    alice: Side, bob: Side
+) -> None:
     lane = opened(alice, bob)
     for _ in range(5):
         seal(alice, lane)
     with alice.store.transaction():
         lane.granted[bob.reader.device] = (3, 1)
     granted(alice, bob, lane)
-    own = replace(parties(alice, bob), granter=BOB, granter_device=bob.identity.device.public)
+    own = replace(
+        parties(alice, bob), granter=BOB, granter_device=bob.identity.device.public
+    )
     grant = lanes.Grant(lane.facts, lanes.Chain(1, bytes(32)), 1)
     signature = bob.identity.device.sign(lanes.grant_signature_input(grant, own))
     box = lanes.box(

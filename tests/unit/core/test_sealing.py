@@ -14,8 +14,8 @@ from tests.support.canary import Canaries
 from tests.support.scripted import render
 from tests.support.simulator import (
     ALICE,
-    BODY,
     BOB,
+    BODY,
     DAY,
     GRANTS,
     MESSAGE,
@@ -236,7 +236,9 @@ def test_i23_the_inside_says_who_and_to_whom(field: str) -> None:
     shown = len(c.alice.messages)
     c.world.inject(c.alice, message)
     for one in c.alice.messages[shown:]:
-        assert one.findtext(BODY) != "a captured text" or one.get("from") == f"{BOB}/one"
+        assert (
+            one.findtext(BODY) != "a captured text" or one.get("from") == f"{BOB}/one"
+        )
         assert field != "type"
 
 

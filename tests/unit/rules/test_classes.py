@@ -108,7 +108,11 @@ def test_what_servers_act_on_stays_in_the_copy() -> None:
     amp = outside(parse(FULL[-1]))
     assert amp.get("per-hop") == "true"
     [rule] = amp
-    assert dict(rule.attrib) == {"action": "drop", "condition": "deliver", "value": "none"}
+    assert dict(rule.attrib) == {
+        "action": "drop",
+        "condition": "deliver",
+        "value": "none",
+    }
     assert outside(parse(FULL[1])).get("id") == "o"
     assert outside(parse(FULL[4])).get("jid") == "r@m.test"
 

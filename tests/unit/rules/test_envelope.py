@@ -39,13 +39,20 @@ def through(*content: Element, **changes: object) -> Element:
 def test_what_is_written_is_read() -> None:
     data = write(enveloped(body("text"), attributes={"a": "1"}), 1_750_000_000_000)
     inside = read(data)
-    assert (inside.type, inside.id, inside.sender, inside.to) == ("chat", "m", BOB, ALICE)
+    assert (inside.type, inside.id, inside.sender, inside.to) == (
+        "chat",
+        "m",
+        BOB,
+        ALICE,
+    )
     assert inside.attributes == {"a": "1"}
     assert inside.time == "2025-06-15T15:06:40Z"
     assert [one.text for one in inside.content] == ["text"]
 
 
-@pytest.mark.parametrize("value", ["", "'", '"', "<&>", "\n\t\r", "]]>", "é\U0001f600", " x "])
+@pytest.mark.parametrize(
+    "value", ["", "'", '"', "<&>", "\n\t\r", "]]>", "é\U0001f600", " x "]
+)
 def test_odd_values_survive(value: str) -> None:
     message = through(body(value), id=value, attributes={"{urn:a}b": value})
     assert message.findtext(BODY) == (value or "")
@@ -124,18 +131,31 @@ GOOD = write(enveloped(body("x")), 0).decode()
         pytest.param("text", id="ENC-29-no-xml"),
         pytest.param(GOOD + GOOD, id="ENC-29-two"),
         pytest.param(GOOD.replace("envelope", "other"), id="other-element"),
-        pytest.param(GOOD.replace("urn:xmpp:sce:1", "urn:xmpp:sce:0"), id="other-version"),
-        pytest.param(GOOD.replace("<content>", "<content/><content>"), id="two-contents"),
-        pytest.param(GOOD.replace("<from ", "<from jid='a@b.test'/><from "), id="ID-10-two-senders"),
-        pytest.param(GOOD.replace("<to ", "<to jid='a@b.test'/><to "), id="ID-10-two-addressees"),
+        pytest.param(
+            GOOD.replace("urn:xmpp:sce:1", "urn:xmpp:sce:0"), id="other-version"
+        ),
+        pytest.param(
+            GOOD.replace("<content>", "<content/><content>"), id="two-contents"
+        ),
+        pytest.param(
+            GOOD.replace("<from ", "<from jid='a@b.test'/><from "),
+            id="ID-10-two-senders",
+        ),
+        pytest.param(
+            GOOD.replace("<to ", "<to jid='a@b.test'/><to "), id="ID-10-two-addressees"
+        ),
         pytest.param(GOOD.replace("<bind ", "<z "), id="no-bind"),
         pytest.param(GOOD.replace("<from ", "<z "), id="ID-10-no-sender"),
         pytest.param(GOOD.replace("<to ", "<z "), id="ID-10-no-addressee"),
         pytest.param(GOOD.replace(BOB, "@"), id="ID-13-sender-is-no-address"),
         pytest.param(GOOD.replace(ALICE, "a@b@c"), id="ID-13-addressee-is-no-address"),
         pytest.param("<!DOCTYPE x>" + GOOD, id="XML-01-doctype"),
-        pytest.param(GOOD.replace("<content>", "<content><!-- c -->"), id="XML-22-comment"),
-        pytest.param(GOOD.replace("<content>", "<content><?p i?>"), id="XML-23-instruction"),
+        pytest.param(
+            GOOD.replace("<content>", "<content><!-- c -->"), id="XML-22-comment"
+        ),
+        pytest.param(
+            GOOD.replace("<content>", "<content><?p i?>"), id="XML-23-instruction"
+        ),
         pytest.param(GOOD.replace(">x<", ">&x;<"), id="XML-02-entity"),
         pytest.param(GOOD.replace(">x<", ">\x00<"), id="XML-nul"),
         pytest.param(GOOD.replace(">x<", "><p:z/><"), id="XML-unbound-prefix"),
@@ -155,10 +175,16 @@ def test_enc_29_not_utf_8_is_refused() -> None:
     "content",
     [
         pytest.param("<z>" * 100 + "</z>" * 100, id="ENC-29-depth"),
-        pytest.param("<z " + " ".join(f"a{n}=''" for n in range(100)) + "/>", id="ENC-29-attributes"),
+        pytest.param(
+            "<z " + " ".join(f"a{n}=''" for n in range(100)) + "/>",
+            id="ENC-29-attributes",
+        ),
         pytest.param("x" * 300_000, id="ENC-29-size"),
         pytest.param("<z " + "a" * 2_000 + "=''/>", id="ENC-29-name"),
-        pytest.param("<z" + "".join(f" xmlns:p{n}='u{n}'" for n in range(500)) + "/>", id="ENC-29-namespaces"),
+        pytest.param(
+            "<z" + "".join(f" xmlns:p{n}='u{n}'" for n in range(500)) + "/>",
+            id="ENC-29-namespaces",
+        ),
     ],
 )
 def test_enc_29_limits_hold_inside_as_outside(content: str) -> None:

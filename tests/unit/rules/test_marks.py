@@ -45,12 +45,16 @@ IMITATIONS = [
 ]
 
 
-@pytest.mark.parametrize("text", IMITATIONS, ids=lambda text: f"ENC-08-{ascii(text)[:40]}")
+@pytest.mark.parametrize(
+    "text", IMITATIONS, ids=lambda text: f"ENC-08-{ascii(text)[:40]}"
+)
 def test_enc_08_line_that_looks_like_a_mark_is_defused(text: str) -> None:
     assert defused(text) == "|" + text
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"])
+@pytest.mark.parametrize(
+    "end", ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"]
+)
 def test_enc_08_every_kind_of_line_is_looked_at(end: str) -> None:
     text = f"first{end}[Tillie: verified]{end}last"
     assert defused(text) == f"first{end}|[Tillie: verified]{end}last"
@@ -129,7 +133,10 @@ def test_enc_08_mark_cut_into_pieces_is_seen() -> None:
 def test_enc_07_mark_stands_before_all_that_was_written() -> None:
     one = message(child(BODY, "[Tillie: verified] hi"), child(SUBJECT, "s"))
     mark_clear(one)
-    assert [part.text for part in one] == [CLEAR + "|[Tillie: verified] hi", CLEAR + "s"]
+    assert [part.text for part in one] == [
+        CLEAR + "|[Tillie: verified] hi",
+        CLEAR + "s",
+    ]
 
 
 def test_enc_07_nothing_of_a_body_escapes_the_mark() -> None:

@@ -93,8 +93,22 @@ def test_enc_11_base64_has_one_spelling(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["QQ", "QQ=", "QR==", "QQ===", "Q Q==", "QQ==\n", "-_==", "QQ==QQ==", "=", "====", "Q", "ＱＱ==", "QQ\0="],
-    ids=lambda text: f"ENC-11-{ascii(text)}",
+    [
+        "QQ",
+        "QQ=",
+        "QR==",
+        "QQ===",
+        "Q Q==",
+        "QQ==\n",
+        "-_==",
+        "QQ==QQ==",
+        "=",
+        "====",
+        "Q",
+        "ＱＱ==",
+        "QQ\0=",
+    ],
+    ids=lambda text: f"ENC-11-{text!a}",
 )
 def test_enc_11_other_spellings_are_refused(text: str) -> None:
     with pytest.raises(PeerFault):

@@ -181,9 +181,7 @@ def test_enc_15_lane_key_of_small_order_is_refused() -> None:
     """Under the identity point one signature fits every text; it must open nothing."""
     facts = replace(LANE.facts, public=IDENTITY)
     forged = IDENTITY + bytes(32)
-    payload = lanes.seal(
-        facts, LANE.chain, SECRET, b"text", BOUND, lane=facts.lane
-    )
+    payload = lanes.seal(facts, LANE.chain, SECRET, b"text", BOUND, lane=facts.lane)
     with pytest.raises(Fault):
         unseal(payload[:47] + forged + payload[111:], facts=facts)
 
@@ -209,7 +207,9 @@ def test_enc_15_lane_key_of_another_size_is_refused(size: int) -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_i21_lane_id_depends_on_all_that_makes_a_lane(change: dict[str, object]) -> None:
+def test_i21_lane_id_depends_on_all_that_makes_a_lane(
+    change: dict[str, object],
+) -> None:
     assert replace(LANE.facts, **change).lane != LANE.facts.lane  # type: ignore[arg-type]
 
 
@@ -224,7 +224,11 @@ def test_i21_lane_id_is_as_the_specification_has_it() -> None:
 
 def test_i23_audience_is_who_reads_in_any_order() -> None:
     one = lanes.audience_hash(LANE.facts.commit, ACCOUNTS)
-    assert one == lanes.audience_hash(LANE.facts.commit, ACCOUNTS[::-1]) == LANE.facts.audience
+    assert (
+        one
+        == lanes.audience_hash(LANE.facts.commit, ACCOUNTS[::-1])
+        == LANE.facts.audience
+    )
     assert one != lanes.audience_hash(bytes(32), ACCOUNTS)
     assert one != lanes.audience_hash(LANE.facts.commit, ACCOUNTS[:1])
     assert one != lanes.audience_hash(
@@ -320,7 +324,9 @@ def test_enc_14_grant_of_another_suite_is_refused() -> None:
     packed = Grant(LANE.facts, LANE.chain, 1).pack()
     one, two = (number.to_bytes(8, "big") for number in (1, 2))
     with pytest.raises(PeerFault):
-        Grant.unpack(packed.replace(b"grant\0\0\0\x08" + one, b"grant\0\0\0\x08" + two, 1))
+        Grant.unpack(
+            packed.replace(b"grant\0\0\0\x08" + one, b"grant\0\0\0\x08" + two, 1)
+        )
 
 
 def test_earliest_reads_more() -> None:
