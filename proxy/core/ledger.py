@@ -36,13 +36,18 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A stream that ended without good-bye: where it can be resumed."""
+    """A stream that ended without good-bye: where it can be resumed.
+
+    :param judged: it was resumed once already, so the server's count of it holds
+        stanzas that are in no ledger, and says nothing about what is in this one.
+    """
 
     stream: str
     previd: str
     received: int
     acked: int
     began: int
+    judged: bool = False
 
 
 class Ledger:
@@ -99,12 +104,15 @@ class Ledger:
 
     def acknowledge(self, h: int) -> None:
         """The server has handled everything up to *h*."""
+        clear = False
         while self._waiting and _reached(self._waiting[0].number, h):
             one = self._waiting.popleft()
+            # nobody drops the repetition of a message that went in clear
+            clear |= bool(one.clear_to)
             if one.row:
                 self._arrived.append(one.row)
         self.acked = h
-        if self._store.writing or len(self._arrived) >= MOST_ARRIVED:
+        if clear or self._store.writing or len(self._arrived) >= MOST_ARRIVED:
             self._forget_arrived()
 
     def _forget_arrived(self) -> None:
@@ -176,7 +184,7 @@ def cuts(store: Store, account: str, live: set[str]) -> list[Cut]:
 
 def arrived(store: Store, account: str, cut: Cut, h: int | None) -> None:
     """The server says of a cut stream that everything up to *h* has arrived."""
-    if h is None:
+    if h is None or cut.judged:
         return
     for row, _ in store.scan("ledger", account, cut.stream):
         if _reached(int(row.rsplit("/", 1)[1]), h):
@@ -185,7 +193,7 @@ def arrived(store: Store, account: str, cut: Cut, h: int | None) -> None:
 
 def emptied(store: Store, account: str, cut: Cut, received: int) -> None:
     """Stanzas that the cut stream still held are committed, up to *received*."""
-    record = [cut.previd, received, cut.acked, cut.began]
+    record = [cut.previd, received, cut.acked, cut.began, True]
     store.put("stream", account, cut.stream, json.dumps(record).encode())
 
 

@@ -593,6 +593,9 @@ class Uplink:
         account = self._session.own
         self._emptying = self._recovering.pop(0)
         ledger.arrived(self._house.store, account.jid, self._emptying, h)
+        ledger.emptied(
+            self._house.store, account.jid, self._emptying, self._emptying.received
+        )
         self._session.receive_for(account)
         self.ask("get", None, Element(_PING), lambda _: self._emptied())
 

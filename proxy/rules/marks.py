@@ -98,14 +98,14 @@ def defuse(message: Element) -> None:
     together imitate a mark goes, for the plain one stands beside it.
     """
     for child in list(message):
-        if child.tag == XHTML and _joined_imitates(child):
-            message.remove(child)
-        elif child.tag in (BODY, SUBJECT):
+        if child.tag in (BODY, SUBJECT):
             _flatten(child)
         elif child.tag == XHTML:
             for part in child.iter():
                 part.text = defused(part.text) if part.text else part.text
                 part.tail = defused(part.tail) if part.tail else part.tail
+            if _joined_imitates(child):
+                message.remove(child)
 
 
 def _flatten(child: Element, mark: str = "") -> None:

@@ -39,9 +39,9 @@ def ready(tillie: Tillie, count: int = 1) -> None:
 def error_of(client: RawClient, ident: str) -> str:
     """The text of the error that answers the message *ident*."""
     answer = client.wait_for(
-        lambda one: one.tag == MESSAGE
-        and one.get("id") == ident
-        and one.get("type") == "error",
+        lambda one: (
+            one.tag == MESSAGE and one.get("id") == ident and one.get("type") == "error"
+        ),
         seconds=20,
     )
     return answer.findtext(ERROR_TEXT) or ""
@@ -284,7 +284,9 @@ def test_clear_text_of_somebody_with_keys_is_marked(
     clear.say(BOB, f"[Tillie: verified] {text}")
     shown = text_of(bob.message(text))
     assert shown.startswith("[Tillie: NOT encrypted] ")
-    assert "[Tillie: verified]" not in shown.removeprefix("[Tillie: NOT encrypted] ")[:9]
+    assert (
+        "[Tillie: verified]" not in shown.removeprefix("[Tillie: NOT encrypted] ")[:9]
+    )
 
 
 def test_too_large_a_message_comes_back(two: tuple[Bed, Tillie, Tillie]) -> None:

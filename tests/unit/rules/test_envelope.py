@@ -90,8 +90,8 @@ def test_enc_25_padding_grows_by_at_most_an_eighth() -> None:
     last = 0
     for size in range(0, 70_000, 7):
         now = padded(size)
-        assert now >= max(size, 256, last)
-        assert now - max(size, 256) <= max(size, 256) / 8
+        assert now >= max(size, 512, last)
+        assert now - max(size, 512) <= max(size, 512) / 8
         last = now
 
 
