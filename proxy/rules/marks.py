@@ -59,6 +59,9 @@ def _looks_like_mark(line: str) -> bool:
     """
     folded = unicodedata.normalize("NFKD", line[:_LOOKED_AT]).casefold()
     seen = [sign for sign in folded if not _invisible(sign)]
+    if seen[:1] == ["|"]:
+        # that is how a line looks that is none
+        return False
     for at, sign in enumerate(seen[:_MARGIN]):
         if unicodedata.category(sign) == "Ps":
             letters = "".join(seen[at + 1 : at + 1 + len(_WORD) + 2])

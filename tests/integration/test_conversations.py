@@ -93,10 +93,12 @@ def test_everything_inside_a_message_is_sealed_and_arrives(
     assert c[5] in "".join(got.itertext())
     assert got.findtext("{jabber:x:oob}x/{jabber:x:oob}url", "").endswith(c[6])
     reply = got.find("{urn:xmpp:reply:0}reply")
-    assert reply is not None and reply.get("id") == c[7]
+    assert reply is not None
+    assert reply.get("id") == c[7]
     assert got.find("{urn:xmpp:receipts}request") is not None
     unknown = got.find(f"{{urn:example:{c[10]}}}unknown")
-    assert unknown is not None and unknown.get("a") == c[11]
+    assert unknown is not None
+    assert unknown.get("a") == c[11]
 
 
 def test_a_message_to_somebody_offline_arrives_later(

@@ -69,7 +69,7 @@ def test_i13_what_is_acknowledged_is_not_sent_again(store: MemoryStore) -> None:
     # the rows of what arrived go with the next write, for a commit has its price
     with store.transaction():
         one.add(b"<4/>", NOW, kept=True)
-    assert rows(store) == [b"<3/>", b"<4/>"]
+    assert sorted(rows(store)) == [b"<3/>", b"<4/>"]
     with store.transaction():
         one.acknowledge(4)
         one.ended()
@@ -161,7 +161,7 @@ def test_rel_01_a_kill_while_a_cut_stream_is_emptied(store: MemoryStore) -> None
     [cut] = ledger.cuts(store, A, set())
     with store.transaction():
         ledger.emptied(store, A, cut, 12)
-    assert ledger.cuts(store, A, set()) == [replace(cut, received=12)]
+    assert ledger.cuts(store, A, set()) == [replace(cut, received=12, judged=True)]
 
 
 def test_the_newest_cut_stream_is_resumed_first(store: MemoryStore) -> None:
