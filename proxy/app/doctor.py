@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..core.house import House
@@ -11,19 +12,29 @@ from ..net.connector import Connector
 from ..net.link import Link
 
 
-def examine(house: House, connector: Connector, listeners: list[str]) -> Any:
+def examine(
+    house: House,
+    connector: Connector,
+    listeners: list[str],
+    args: Mapping[str, object],
+) -> Any:
     """A Deferred list of ``{check, ok, text, hint}``, in the order to mend them."""
     from twisted.internet.defer import ensureDeferred
 
-    return ensureDeferred(_examine(house, connector, listeners))
+    return ensureDeferred(_examine(house, connector, listeners, args))
 
 
 async def _examine(
-    house: House, connector: Connector, listeners: list[str]
+    house: House,
+    connector: Connector,
+    listeners: list[str],
+    args: Mapping[str, object],
 ) -> list[dict[str, object]]:
     rows = [_row("port", True, f"listening on {where}") for where in listeners]
     answers: list[Any] = []
-    house.command("accounts", {}, answers.append)
+    house.command("accounts", args, answers.append)
+    if isinstance(answers[0], Fault):
+        raise answers[0]
     accounts = answers[0]
     if not accounts:
         rows.append(

@@ -10,6 +10,7 @@ from typing import Any
 
 from .terminal import escaped
 
+_as_json = False
 _LEVELS = ("debug", "info", "warn", "error", "critical")
 
 
@@ -17,6 +18,8 @@ def start(level: str, *, as_json: bool) -> None:
     """Send what Twisted's loggers say from *level* up to standard error."""
     from twisted.logger import globalLogBeginner
 
+    global _as_json
+    _as_json = as_json
     names = _LEVELS[_LEVELS.index("warn" if level == "warning" else level) :]
 
     def observer(event: dict[str, Any]) -> None:
@@ -41,7 +44,8 @@ def _text(event: dict[str, Any]) -> str:
 
 
 def say(text: str) -> None:
-    _write("info", text, as_json=False)
+    """Tell the person something of ``info``, in the form that was asked for."""
+    _write("info", text, as_json=_as_json)
 
 
 def _write(level: str, text: str, *, as_json: bool) -> None:

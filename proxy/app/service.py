@@ -153,9 +153,9 @@ class Service:
         from .doctor import examine
 
         if name == "status":
-            return self._status()
+            return self._status(args)
         if name == "doctor":
-            return examine(self._house, self._connector, self._listeners)
+            return examine(self._house, self._connector, self._listeners, args)
         done: Deferred[Any] = Deferred()
 
         def reply(result: object) -> None:
@@ -169,11 +169,14 @@ class Service:
             done.errback(Fault("the state could not be written; nothing was changed"))
         return done
 
-    def _status(self) -> dict[str, object]:
+    def _status(self, args: Mapping[str, object]) -> dict[str, object]:
+        """:raises Fault: the account that was named is not here."""
         answers: list[object] = []
-        self._house.command("accounts", {}, answers.append)
+        self._house.command("accounts", args, answers.append)
         notices: list[object] = []
-        self._house.command("notices", {}, notices.append)
+        self._house.command("notices", args, notices.append)
+        if isinstance(answers[0], Fault):
+            raise answers[0]
         count = len(notices[0]) if isinstance(notices[0], list) else 0
         return {
             "version": __version__,

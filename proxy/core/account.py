@@ -222,8 +222,7 @@ class Account:
 
         def done(condition: str) -> None:
             if condition:
-                self._retry_at = self.clock() + RETRY_OWN
-                self.notice(self.jid, f"the server did not take the keys: {condition}")
+                self._not_taken("keys", condition)
             else:
                 self.publish_prekey(asker)
 

@@ -24,6 +24,7 @@ HOLD = 15_000
 MOST = 1_000
 MOST_BYTES = 16 * 1024 * 1024
 _BIND = "{urn:ietf:params:xml:ns:xmpp-bind}bind"
+_SESSION = "{urn:ietf:params:xml:ns:xmpp-session}session"
 _CSI = "urn:xmpp:csi:0"
 
 
@@ -105,7 +106,7 @@ class Departures:
         self._session.uplink.send_uncounted(guard.instruction(stanza))
 
     def _bound(self, stanza: Stanza, since: int) -> bool:
-        if self._is_local(stanza):
+        if self._is_local(stanza) or self._is_session(stanza):
             return True
         if stanza.ns == _CSI:
             self._session.uplink.nonza(guard.nonza(stanza))
@@ -136,6 +137,15 @@ class Departures:
             self._session.show_notice(
                 "Tillie takes no words here yet; use its command line."
             )
+        return True
+
+    def _is_session(self, stanza: Stanza) -> bool:
+        """RFC 3921, 3, gone from RFC 6121: old clients ask unasked and give up on
+        an error, and a bound stream needs no more, so it is granted here."""
+        if stanza.type != "set" or _SESSION not in stanza.children:
+            return False
+        reply = Element("{jabber:client}iq", {"type": "result", "id": stanza.id or ""})
+        self._session.to_client(tree.serialise(reply))
         return True
 
     # -- presence and iq ------

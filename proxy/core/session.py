@@ -439,6 +439,13 @@ class Session:
         if self.phase is Phase.LOGIN and now - self._began > LOGIN_TIME:
             self.end(EnvFault("no login in time", condition="connection-timeout"))
             return
+        if self.phase in (
+            Phase.REACHING,
+            Phase.RECOVERING,
+            Phase.BINDING,
+            Phase.CUT,
+        ):
+            self.uplink.watch_login(now)
         if self.phase is Phase.LIVE:
             if self._arrivals is not None:
                 self._arrivals.tick(now)

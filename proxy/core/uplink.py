@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 QUIET = 40_000
 DEAD = 60_000
+LOGIN = 30_000
+# The server has ended the session itself: to come back would be to fight it.
+_FINAL = frozenset({"conflict", "policy-violation", "not-authorized", "host-gone"})
 RECONNECT_FOR = 300_000
 MOST_UNACKNOWLEDGED = 500
 MOST_SENT = 2**30
@@ -192,6 +195,7 @@ class Uplink:
 
     def bind_requested(self, id_: str) -> None:
         self._bind_id = id_
+        self._heard = self._house.clock()
 
     def nonza(self, cleared: Cleared) -> None:
         if self._leg is not None:
@@ -251,6 +255,7 @@ class Uplink:
         if self._login is None or self._session.over:
             self._session.do(ServerClose(abort=True))
             return
+        self._heard = self._house.clock()
         self._leg = ServerLeg(
             account=Jid(self._login.local, self._login.domain, ""),
             password=self._login.password,
@@ -276,6 +281,8 @@ class Uplink:
             and self._ledger is not None
             and self._ledger.previd is not None
         ):
+            # <resume/> tells a count as <a/> does: none below it may follow
+            self._ledger.received(self._received, save=True)
             sent, acked = self._ledger.sent, self._ledger.acked
             return ResumePoint(self._ledger.previd, self._received, sent, acked)
         return None
@@ -323,7 +330,8 @@ class Uplink:
         if self._emptying is not None:
             account = self._session.own.jid
             ledger.emptied(self._house.store, account, self._emptying, handled)
-        elif self._ledger is None:
+        elif self._ledger is None or self._session.phase is Phase.CUT:
+            # while it logs in again, the new leg has counted nothing yet
             return
         elif self._managed:
             handled = self._ledger.received(handled)
@@ -550,6 +558,7 @@ class Uplink:
         if (
             not resumable
             or isinstance(fault, PeerFault | TrustFault)
+            or (fault is not None and fault.condition in _FINAL)
             or self._session.client_gone
             or now - self._cut_at > RECONNECT_FOR
         ):
@@ -631,6 +640,16 @@ class Uplink:
 
     def expire(self, now: int) -> None:
         self._questions.expire(now)
+
+    def watch_login(self, now: int) -> None:
+        """A server that accepts and then says nothing holds nobody up (RES-10)."""
+        if self._leg is None or now - self._heard <= LOGIN:
+            return
+        if self._session.phase is Phase.BINDING and not self.binding:
+            return
+        self._leg = None
+        text = f"the server of {self._domain} did not answer in {LOGIN // 1000} s"
+        self._ended(EnvFault(text, condition="remote-server-timeout"))
 
     def watch(self, now: int) -> None:
         """Notice a server that went away without a word within a minute (RES-10)."""
