@@ -55,8 +55,8 @@ def _idle(table: Table, stage: Stage, connections: int) -> None:
 def _growth(table: Table, stage: Stage, each: int) -> None:
     """Six kinds of traffic through two Tillies, one after the other.
 
-    As many stanzas as are counted come before and are not (of messages, a tenth):
-    caches fill, and parsers are renewed, after some thousands of names.
+    As many stanzas as are counted come before and are not: SQLite's pages fill, and
+    parsers are renewed, after some thousands.
     """
     sending, receiving = stage.tillie(), stage.tillie()
     alice = stage.bed.raw(ALICE, sending.port)
@@ -78,7 +78,7 @@ def _growth(table: Table, stage: Stage, each: int) -> None:
     }
     tillies = {"sending": sending.pid, "receiving": receiving.pid}
     for name, run in kinds.items():
-        run(each // 10 if name == "sealed messages" else each)
+        run(each)
         before, began = (
             {one: rss(pid) for one, pid in tillies.items()},
             time.monotonic(),

@@ -193,6 +193,6 @@ TestNeverClear.settings = settings(
     stateful_step_count=20,
     deadline=None,
     derandomize=True,
-    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+    phases=(Phase.explicit, Phase.generate),
     suppress_health_check=list(HealthCheck),
 )

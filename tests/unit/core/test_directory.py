@@ -98,7 +98,6 @@ def test_two_answers_alone_prove_that_there_is_no_key(answer: Answer) -> None:
             )
         ],
     ],
-    ids=str,
 )
 def test_enc_01_everything_else_is_no_answer(answer: Answer) -> None:
     assert isinstance(outcome(answer), Failed)
