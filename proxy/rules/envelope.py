@@ -12,7 +12,6 @@ from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from xml.etree.ElementTree import Element
-from xml.sax.saxutils import quoteattr
 
 from ..errors import PeerFault
 from ..wire import tree
@@ -79,7 +78,7 @@ def write(envelope: Envelope, now: int) -> bytes:
 
 
 def _quoted(text: str) -> str:
-    return quoteattr(text, {"\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
+    return f"'{tree.quoted(text)}'"
 
 
 def read(data: bytes) -> Envelope:

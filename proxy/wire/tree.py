@@ -44,7 +44,7 @@ def parse(
     """
     if len(data) > limits.stanza:
         raise _over(f"is longer than {limits.stanza} bytes")
-    return _build(b"<_ xmlns='%b'>" % _quoted(default).encode(), data, b"</_>", limits)
+    return _build(b"<_ xmlns='%b'>" % quoted(default).encode(), data, b"</_>", limits)
 
 
 def parse_within(header: bytes, closing: bytes, data: bytes) -> Element:
@@ -229,7 +229,7 @@ def _write(out: list[str], element: Element, inherited: str, depth: int) -> None
     namespace, name = split_name(element.tag)
     out.append("<" + name)
     if namespace != inherited:
-        out.append(f" xmlns='{_quoted(namespace)}'")
+        out.append(f" xmlns='{quoted(namespace)}'")
     if element.attrib:
         _write_attributes(out, element)
     text = element.text
@@ -250,16 +250,16 @@ def _write_attributes(out: list[str], element: Element) -> None:
     prefixes = 0
     for key, value in element.attrib.items():
         if key[0] != "{":
-            out.append(f" {key}='{_quoted(value)}'")
+            out.append(f" {key}='{quoted(value)}'")
             continue
         namespace, name = split_name(key)
         if namespace == XML_NS:
-            out.append(f" xml:{name}='{_quoted(value)}'")
+            out.append(f" xml:{name}='{quoted(value)}'")
             continue
         prefixes += 1
         out.append(
-            f" xmlns:ns{prefixes}='{_quoted(namespace)}'"
-            f" ns{prefixes}:{name}='{_quoted(value)}'"
+            f" xmlns:ns{prefixes}='{quoted(namespace)}'"
+            f" ns{prefixes}:{name}='{quoted(value)}'"
         )
 
 
@@ -283,7 +283,11 @@ def _escaped(text: str) -> str:
     return text
 
 
-def _quoted(value: str) -> str:
+def quoted(value: str) -> str:
+    """*value* for between two apostrophes.
+
+    :raises LocalFault: it holds a character that XML cannot.
+    """
     if "&" in value or "<" in value or "'" in value:
         value = value.replace("&", "&amp;").replace("<", "&lt;")
         value = value.replace("'", "&apos;")
