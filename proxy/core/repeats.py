@@ -21,6 +21,7 @@ from ..wire.stanza import Stanza
 
 KEPT = 10 * 60 * 1000
 MOST = 2_000
+FLUSHED = 500
 _DELAY = f"{{{DELAY}}}delay"
 
 
@@ -34,6 +35,7 @@ class Repeats:
         self._count = 0
         self._noted: deque[tuple[int, str]] = deque()
         self._asked: dict[str, int] = {}
+        self._settled: deque[tuple[int, str]] = deque()
         self._forgotten: list[str] = []
         self._before: dict[bytes, str] = {}
 
@@ -67,6 +69,8 @@ class Repeats:
         self._noted.append((self._count, row))
         while len(self._noted) > MOST:
             self._forgotten.append(self._noted.popleft()[1])
+        while self._settled and now - self._settled[0][0] >= FLUSHED:
+            self._forgotten.append(self._settled.popleft()[1])
         self._forget()
 
     def asked(self, id_: str) -> None:
@@ -74,18 +78,21 @@ class Repeats:
         if self._noted and len(self._asked) < MOST:
             self._asked[id_] = self._noted[-1][0]
 
-    def answered(self, id_: str) -> None:
-        """The client gets the answer: it knows that everything before has left."""
+    def answered(self, id_: str, now: int) -> None:
+        """The client is being given the answer: everything before has left.
+
+        The notes stay until the answer's bytes have left, too: a kill in between
+        leaves a client that knows nothing of it.
+        """
         number = self._asked.pop(id_, 0)
         while self._noted and self._noted[0][0] <= number:
-            self._forgotten.append(self._noted.popleft()[1])
-        if self._store.writing or len(self._forgotten) >= MOST // 10:
-            self._forget()
+            self._settled.append((now, self._noted.popleft()[1]))
 
     def closed(self) -> None:
         """The client closed its stream in good order: it will not repeat."""
-        self._forgotten += [row for _, row in self._noted]
+        self._forgotten += [row for _, row in (*self._noted, *self._settled)]
         self._noted.clear()
+        self._settled.clear()
         self._forget()
 
     def _forget(self) -> None:

@@ -337,7 +337,7 @@ class Session:
             if stanza.name == "presence":
                 self._note_own_resource(stanza)
             elif self.repeats is not None and stanza.type in ("result", "error"):
-                self.repeats.answered(stanza.id or "")
+                self.repeats.answered(stanza.id or "", self.house.clock())
             self.to_client(stanza.to_bytes())
 
     def _arrived(self, stanza: Stanza) -> None:

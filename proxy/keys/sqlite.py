@@ -209,10 +209,17 @@ def _check(folder: Path) -> None:
     if (folder / MARKER).exists() and not (folder / f"{DATABASE}-wal").exists():
         raise _damaged(folder, "its log is missing, and what was written last with it")
     uri = (folder / DATABASE).absolute().as_uri() + "?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise _damaged(folder, str(verdict))
+    index = folder / f"{DATABASE}-shm"
+    known = index.exists()
+    try:
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as look:
+            verdict = look.execute("PRAGMA quick_check(1)").fetchone()[0]
+    finally:
+        # the index of the log, which a reader makes; the lock keeps others out
+        if not known:
+            index.unlink(missing_ok=True)
+    if verdict != "ok":
+        raise _damaged(folder, str(verdict))
 
 
 def _mark_open(folder: Path, connection: sqlite3.Connection) -> None:

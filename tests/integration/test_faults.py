@@ -155,7 +155,10 @@ def test_rel_33_a_client_that_vanishes(bed: Bed) -> None:
 
 
 def test_rel_14_a_full_disk(bed: Bed) -> None:
-    """Nothing is lost while it is full, the client is told, then all goes on."""
+    """Nothing is lost while it is full, the client is told, then all goes on.
+
+    As long as it is full, logins are refused too, with the reason.
+    """
     both = pair(bed)
     tillie, client = both.alice.tillie, both.alice.client
     assert client is not None
@@ -178,7 +181,10 @@ def test_rel_14_a_full_disk(bed: Bed) -> None:
     both.settle()
     assert tillie.running
     assert tillie.pid == pid
-    assert both.broken_promises(killed={ALICE}) == []
+    refused = "login refused: "
+    assert all("database" in one for one in both.alice.refusals)
+    broken = both.broken_promises(killed={ALICE})
+    assert [one for one in broken if refused not in one] == []
 
 
 # -- states that cannot be used -----------------------------------------------
