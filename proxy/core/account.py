@@ -22,7 +22,8 @@ from .contacts import Contact, Contacts, Finding
 from .directory import Absent, Failed, Found, Outcome
 from .identity import Identity, Standing
 from .inbox import Inbox
-from .ratchets import Ratchets, Reader
+from .ratchets import Ratchets
+from .writing import Reader
 
 if TYPE_CHECKING:
     from .session import Session

@@ -16,7 +16,7 @@ from ..rules import classes
 from ..wire import tree
 from ..wire.jid import Jid
 from ..wire.stanza import Stanza
-from . import inbound, keyrequests, linking
+from . import grants, inbound, keyrequests, linking, verdicts
 from .inbox import HELD_FOR, KEPT_LATE, Held
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Arrivals:
         peer = str(sender.bare)
         if self._inbox.blocking(self._session.stream, peer) and not _archived(stanza):
             # its grants may be what the one it queues behind is waiting for
-            _, taken = inbound.take_grants(self._account, stanza, peer)
+            _, taken = grants.take_beside(self._account, stanza, peer)
             if taken:
                 self._retry_all(peer)
         if self._inbox.blocking(self._session.stream, peer) and not _archived(stanza):
@@ -64,19 +64,19 @@ class Arrivals:
         asked = held is not None and held.asked
         verdict = inbound.judge(self._account, stanza, retry=asked)
         match verdict:
-            case inbound.Deliver(message=message):
+            case verdicts.Deliver(message=message):
                 self._release(held)
                 if self._fresh(verdict):
                     self._give(message, stanza)
                 return True
-            case inbound.Drop():
+            case verdicts.Drop():
                 self._release(held)
                 return True
-            case inbound.NeedContact(jid=jid):
+            case verdicts.NeedContact(jid=jid):
                 held = held or self._hold(stanza, peer)
                 if held is not None:
                     self._look_up(jid, held)
-            case inbound.NeedKey(jid=jid, header=header):
+            case verdicts.NeedKey(jid=jid, header=header):
                 held = held or self._hold(stanza, peer)
                 if held is not None and self._session.connected:
                     requests = self._session.house.key_requests(self._account)
@@ -84,7 +84,7 @@ class Arrivals:
                         self._session.send_own(request)
         return False
 
-    def _fresh(self, verdict: inbound.Deliver) -> bool:
+    def _fresh(self, verdict: verdicts.Deliver) -> bool:
         if not verdict.key:
             return True
         return self._inbox.fresh(
@@ -239,7 +239,7 @@ class Arrivals:
 
     def _layer_child(self, child: Element, stanza: Stanza, sender: Jid) -> None:
         bare = str(sender.bare)
-        if child.tag == inbound.GRANTS:
+        if child.tag == grants.GRANTS:
             self._grants(stanza, bare)
         elif child.tag == keyrequests.KEYREQ:
             self._requested(child, stanza, bare)
@@ -247,7 +247,7 @@ class Arrivals:
             self._linking(child, sender)
 
     def _grants(self, stanza: Stanza, granter: str, *, asked: bool = False) -> None:
-        need, taken = inbound.take_grants(self._account, stanza, granter, retry=asked)
+        need, taken = grants.take_beside(self._account, stanza, granter, retry=asked)
         if taken:
             self._retry_all(granter)
         elif need is not None and not self._ask_about(

@@ -18,9 +18,9 @@ from ..suites import lanes
 from ..suites.entropy import stanza_id, token
 from ..suites.fields import b64, fields, unb64
 from ..wire.stanza import Cleared
-from . import guard, outbound
+from . import grants, guard
 from .account import Account
-from .ratchets import Reader
+from .writing import Reader
 
 KEYREQ = f"{{{classes.LANE}}}keyreq"
 NO = f"{{{classes.LANE}}}no"
@@ -204,9 +204,9 @@ class KeyRequests:
         box = self._box(request, reader)
         if box is None:
             return []
-        grant = outbound.grant_for(reader, box)
+        grant = grants.grant_for(reader, box)
         answer = guard.own_message(
-            outbound.grant_message(account, request.requester, [grant])
+            grants.grant_message(account, request.requester, [grant])
         )
         self._given[request.signature] = answer
         while len(self._given) > MOST_GIVEN:

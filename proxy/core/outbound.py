@@ -20,14 +20,12 @@ from ..suites.entropy import stanza_id
 from ..suites.fields import b64
 from ..wire.jid import Jid
 from ..wire.stanza import Cleared, Stanza
-from . import guard
+from . import grants, guard
 from .account import Account
 from .contacts import Contact, Failure, Finding
 from .identity import Standing
-from .ratchets import MOST_GRANTS, Reader, SendLane
+from .writing import Reader
 
-GRANT_SIZE = 2_900
-"""Bytes of one grant in a stanza, rounded up."""
 PATIENCE = 6_000
 PAUSE = 1_500
 LARGEST_PLAIN = 40_960
@@ -394,7 +392,7 @@ def _sealed(
     lane = ratchets.ready(peer, account.audience(contact), everyone, account.clock())
     due = ratchets.attached(peer, lane, everyone)
     ratchets.mark_granted(peer, lane, due)
-    ahead, beside = _grants(account, lane, due, stanza, len(plaintext))
+    ahead, beside = grants.attach(account, lane, due, stanza, len(plaintext))
     flags = lanes.WITH_GRANTS if beside is not None else 0
     bound = lanes.Bound(stanza.type or "normal", account.jid)
     payload = ratchets.seal(peer, lane, plaintext, bound, flags=flags)
@@ -429,62 +427,3 @@ def _outside(account: Account, stanza: Stanza, parts: _Parts) -> Element:
 
 def _once(children: list[Element]) -> list[Element]:
     return list({child.tag: child for child in children}.values())
-
-
-def _grants(
-    account: Account,
-    lane: SendLane,
-    due: list[Reader],
-    stanza: Stanza,
-    size: int,
-) -> tuple[list[Cleared], Element | None]:
-    """Grants in stanzas of their own, ahead, and those that fit beside the seal."""
-    if not due:
-        return [], None
-    elements = [
-        grant_for(reader, account.ratchets.grant(lane, reader)) for reader in due
-    ]
-    room = (guard.LARGEST - 2_000 - size * 4 // 3) // GRANT_SIZE
-    beside = elements[: max(0, min(room, MOST_GRANTS))]
-    ahead = []
-    rest = elements[len(beside) :]
-    while rest:
-        chunk, rest = rest[:20], rest[20:]
-        to = str(Jid.parse(stanza.to or account.jid).bare)
-        ahead.append(guard.own_message(grant_message(account, to, chunk)))
-    return ahead, _wrapped(account, beside) if beside else None
-
-
-def grant_for(reader: Reader, box: bytes) -> Element:
-    grant = Element(
-        f"{{{classes.LANE}}}grant",
-        {
-            "to": reader.jid,
-            "device": b64(reader.device),
-            "prekey": str(reader.prekey.number),
-        },
-    )
-    grant.text = b64(box)
-    return grant
-
-
-def _wrapped(account: Account, grants: list[Element]) -> Element:
-    element = Element(
-        f"{{{classes.LANE}}}grants",
-        {
-            "device": b64(account.identity.device.public),
-            "seq": str(account.identity.manifest.seq),
-        },
-    )
-    element.extend(grants)
-    return element
-
-
-def grant_message(account: Account, to: str, grants: list[Element]) -> Element:
-    """A stored message that carries grants and nothing else."""
-    message = Element(
-        "{jabber:client}message", {"to": to, "type": "normal", "id": stanza_id()}
-    )
-    message.append(_wrapped(account, grants))
-    SubElement(message, f"{{{classes.HINTS}}}store")
-    return message

@@ -11,10 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from proxy.core import inbound, outbound
+from proxy.core import grants, inbound, verdicts
 from proxy.core.directory import KEY
 from proxy.core.inbox import HELD_PER_PEER
-from proxy.core.ratchets import Reader
 from proxy.core.session import Session
 from proxy.core.vocabulary import (
     ClientClose,
@@ -23,6 +22,7 @@ from proxy.core.vocabulary import (
     ToClient,
     ToServer,
 )
+from proxy.core.writing import Reader
 from proxy.errors import StoreFault
 from proxy.keys.sqlite import open_store
 from proxy.net.driver import Connection, Driver
@@ -62,7 +62,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     times = [0]
     judge = inbound.judge
 
-    def counting(*args: Any, **rest: Any) -> inbound.Verdict:
+    def counting(*args: Any, **rest: Any) -> verdicts.Verdict:
         times[0] += 1
         return judge(*args, **rest)
 
@@ -340,14 +340,14 @@ def test_grants_that_bring_nothing_try_nothing_again(
     c = couple(talked=False)
     c.bob.say(ALICE, "with grants")
     [real] = sealed(c.bob.upstream.stanzas)
-    grants = real.find(f".//{GRANTS}")
-    assert grants is not None
+    beside = real.find(f".//{GRANTS}")
+    assert beside is not None
     hold(c, 50)
     assert len(c.account.inbox.load_held()) == 50
     if content == "empty":
         text = f"<grants xmlns='{GRANTS[1:].partition('}')[0]}'/>"
     else:
-        text = render(grants)
+        text = render(beside)
         if content == "broken":
             text = re.sub(r">[A-Za-z0-9+/]{40}", ">" + "A" * 40, text)
     c.world.wait(35_000)
@@ -396,16 +396,16 @@ def test_a_message_brings_at_most_a_few_lanes() -> None:
     c = couple()
     bob, reader = c.b.account(BOB), c.account.identity
     to = Reader(ALICE, reader.device.public, reader.public_prekey())
-    grants = []
+    boxes = []
     with c.b.writing():
         for _ in range(20):
             bob.ratchets.rotate(ALICE)
             lane = bob.ratchets.ready(ALICE, [(ALICE, bytes(32))], [to], c.world.now)
-            grants.append(outbound.grant_for(to, bob.ratchets.grant(lane, to)))
+            boxes.append(grants.grant_for(to, bob.ratchets.grant(lane, to)))
     before = len(c.a.store.scan("lane", ALICE))
-    text = render(outbound._wrapped(bob, grants))
+    text = render(grants.wrapped(bob, boxes))
     c.world.inject(c.alice, f"<message from='{BOB}/one'>{text}</message>")
-    assert 0 < len(c.a.store.scan("lane", ALICE)) - before <= inbound.MOST_GRANTS_TO_ONE
+    assert 0 < len(c.a.store.scan("lane", ALICE)) - before <= grants.MOST_TO_ONE
 
 
 # -- 13: grants that come behind ---------------------------------------------------------

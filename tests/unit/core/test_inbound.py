@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 import pytest
 
-from proxy.core import inbound
+from proxy.core import inbound, verdicts
 from proxy.rules import marks
 from proxy.wire.stanza import Stanza
 from tests.support.scripted import render
@@ -274,7 +274,7 @@ def test_id_06_answer_to_no_question_is_swallowed() -> None:
 # -- seals that do not hold -----------------------------------------------------
 
 
-def verdicts(c: Couple, message: Element) -> inbound.Verdict:
+def verdict_on(c: Couple, message: Element) -> verdicts.Verdict:
     with c.a.writing():
         return inbound.judge(c.account, Stanza.of(message))
 
@@ -288,12 +288,12 @@ def test_enc_09_each_flipped_bit_is_refused() -> None:
     for at in range(8 * len(payload)):
         bent = bytearray(payload)
         bent[at // 8] ^= 1 << at % 8
-        verdict = verdicts(c, with_payload(message, bytes(bent)))
-        assert isinstance(verdict, inbound.Drop | inbound.NeedKey), at
+        verdict = verdict_on(c, with_payload(message, bytes(bent)))
+        assert isinstance(verdict, verdicts.Drop | verdicts.NeedKey), at
         # only a lane that is not here may be asked for
-        assert isinstance(verdict, inbound.Drop) or 3 <= at // 8 < 19, at
+        assert isinstance(verdict, verdicts.Drop) or 3 <= at // 8 < 19, at
     assert c.a.rows() == before
-    assert isinstance(verdicts(c, message), inbound.Deliver)
+    assert isinstance(verdict_on(c, message), verdicts.Deliver)
 
 
 def test_enc_10_each_truncation_and_extension_is_refused() -> None:
@@ -302,13 +302,13 @@ def test_enc_10_each_truncation_and_extension_is_refused() -> None:
     payload = payload_of(message)
     before = c.a.rows()
     for size in range(len(payload)):
-        verdict = verdicts(c, with_payload(message, payload[:size]))
-        assert isinstance(verdict, inbound.Drop), size
+        verdict = verdict_on(c, with_payload(message, payload[:size]))
+        assert isinstance(verdict, verdicts.Drop), size
     for more in range(1, 65):
-        verdict = verdicts(c, with_payload(message, payload + bytes(more)))
-        assert isinstance(verdict, inbound.Drop), more
+        verdict = verdict_on(c, with_payload(message, payload + bytes(more)))
+        assert isinstance(verdict, verdicts.Drop), more
     assert c.a.rows() == before
-    assert isinstance(verdicts(c, message), inbound.Deliver)
+    assert isinstance(verdict_on(c, message), verdicts.Deliver)
 
 
 def test_enc_10_swapped_parts_are_refused() -> None:
@@ -317,7 +317,7 @@ def test_enc_10_swapped_parts_are_refused() -> None:
     one, two = payload_of(first), payload_of(second)
     for cut in (47, 47 + 64, 47 + 64 + 32, len(one) - 16):
         for bent in (one[:cut] + two[cut:], two[:cut] + one[cut:]):
-            assert isinstance(verdicts(c, with_payload(first, bent)), inbound.Drop)
+            assert isinstance(verdict_on(c, with_payload(first, bent)), verdicts.Drop)
 
 
 def padded_capture(c: Couple) -> tuple[Element, str]:
@@ -349,8 +349,8 @@ def test_enc_11_another_spelling_is_refused(spelling) -> None:  # type: ignore[n
     c = couple()
     message, text = padded_capture(c)
     assert spelling(text) != text
-    verdict = verdicts(c, with_payload(message, spelling(text)))
-    assert isinstance(verdict, inbound.Drop)
+    verdict = verdict_on(c, with_payload(message, spelling(text)))
+    assert isinstance(verdict, verdicts.Drop)
 
 
 def test_enc_11_trailing_bits_are_refused() -> None:
@@ -360,7 +360,7 @@ def test_enc_11_trailing_bits_are_refused() -> None:
     last = len(text.rstrip("=")) - 1
     bent = text[:last] + alphabet[alphabet.index(text[last]) ^ 1] + text[last + 1 :]
     assert base64.b64decode(bent) == payload_of(message)
-    assert isinstance(verdicts(c, with_payload(message, bent)), inbound.Drop)
+    assert isinstance(verdict_on(c, with_payload(message, bent)), verdicts.Drop)
 
 
 @pytest.mark.parametrize(
@@ -449,8 +449,8 @@ def test_enc_17_far_index_is_refused_cheaply() -> None:
     for n in (1_001, 5_000, 2**31, 2**32 - 1):
         bent = bytearray(payload_of(message))
         bent[19:23] = n.to_bytes(4, "big")
-        verdict = verdicts(c, with_payload(message, bytes(bent)))
-        assert isinstance(verdict, inbound.Drop)
+        verdict = verdict_on(c, with_payload(message, bytes(bent)))
+        assert isinstance(verdict, verdicts.Drop)
     assert c.a.rows() == before
 
 
@@ -577,8 +577,8 @@ def reseal(
 
     Bob holds real keys and breaks the rules; the lane is granted to Alice.
     """
-    from proxy.core import outbound
-    from proxy.core.ratchets import Reader
+    from proxy.core import grants
+    from proxy.core.writing import Reader
     from proxy.rules import envelope
     from proxy.suites import lanes
     from proxy.suites.fields import b64
@@ -596,7 +596,7 @@ def reseal(
         lane = bob.ratchets.ready(ALICE, audience, readers, c.world.now)  # type: ignore[arg-type]
         bob.ratchets.mark_granted(ALICE, lane, readers)
         boxes = [
-            outbound.grant_for(one, bob.ratchets.grant(lane, one)) for one in readers
+            grants.grant_for(one, bob.ratchets.grant(lane, one)) for one in readers
         ]
         payload = bob.ratchets.seal(
             ALICE,
@@ -610,7 +610,7 @@ def reseal(
     )
     seal = SubElement(message, SEALS[0])
     SubElement(seal, PAYLOAD).text = b64(payload)
-    seal.append(outbound._wrapped(bob, boxes))
+    seal.append(grants.wrapped(bob, boxes))
     return message
 
 

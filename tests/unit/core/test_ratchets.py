@@ -7,15 +7,9 @@ from dataclasses import replace
 import pytest
 
 from proxy.core.identity import PREKEY_LIFE, Identity
-from proxy.core.ratchets import (
-    PAST_KEPT,
-    ROTATE_AGE,
-    ROTATE_COUNT,
-    Ratchets,
-    Reader,
-    SendLane,
-    UnknownLane,
-)
+from proxy.core.ratchets import PAST_KEPT, Ratchets
+from proxy.core.reading import UnknownLane
+from proxy.core.writing import ROTATE_AGE, ROTATE_COUNT, Reader, SendLane
 from proxy.errors import Fault, TrustFault
 from proxy.keys.store import MemoryStore
 from proxy.suites import lanes
