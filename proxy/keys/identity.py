@@ -107,6 +107,13 @@ class RootPrivate:
             mldsa65.public_key().public_bytes_raw(),
         )
 
+    def sign_ed25519(self, data: bytes) -> bytes:
+        """Sign *data*, which ``suites.fields`` made, with one half only; 64 bytes.
+
+        For what has to be made at every login and lives for seconds (14.4).
+        """
+        return Ed25519PrivateKey.from_private_bytes(self.ed25519).sign(data)
+
 
 @dataclass(frozen=True, slots=True)
 class DevicePrivate:

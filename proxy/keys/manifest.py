@@ -23,8 +23,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import PeerFault, TrustFault
-from ..suites.fields import b64, fields, unb64
+from ..suites.fields import b64, fields
 from . import documents
+from .claims import (
+    bytes_of,
+    check_members,
+    integer_of,
+    keys_claim,
+    keys_of,
+    text_of,
+    time_of,
+)
 from .identity import (
     DevicePrivate,
     RootPrivate,
@@ -43,7 +52,7 @@ SUITES = (1,)
 REMOVED_KEPT_MS = 366 * 24 * 3600 * 1000
 """How long a removed device stays listed, so that its old messages can be judged."""
 
-_SECONDS_MAX = 253_402_300_799  # 9999-12-31T23:59:59Z
+_WHAT = "a manifest"
 _MEMBERS = frozenset({"sub", "seq", "root", "devices", "suites", "iat"})
 _DEVICE_MEMBERS = frozenset({"pub", "added", "label", "sig"})
 
@@ -222,13 +231,13 @@ def open_manifest(document: bytes, jid: str) -> Manifest:
     :raises TrustFault: a signature is not valid, a key is malformed, or it is
         the manifest of another account.
     """
-    root = _root(documents.peek_doc(document, TYP))
+    root = keys_of(documents.peek_doc(document, TYP).get("root"), what=_WHAT)
     doc = documents.open_doc(document, TYP, root.ed25519, root.mldsa65)
     claims = doc.claims
-    _check_members(claims, _MEMBERS, "prev")
+    check_members(claims, _MEMBERS, frozenset({"prev"}), what=_WHAT)
     if claims["sub"] != jid:
         raise TrustFault("a manifest belongs to another account")
-    seq = _integer(claims, "seq", 1, SEQ_MAX)
+    seq = integer_of(claims, "seq", 1, SEQ_MAX, what=_WHAT)
     return Manifest(
         jid=jid,
         seq=seq,
@@ -236,7 +245,7 @@ def open_manifest(document: bytes, jid: str) -> Manifest:
         root=root,
         devices=_devices(claims["devices"], jid, root.fingerprint),
         suites=_suites(claims["suites"]),
-        issued=_time(claims, "iat"),
+        issued=time_of(claims, "iat", what=_WHAT),
         digest=doc.digest,
         document=document.decode("ascii"),
     )
@@ -299,7 +308,7 @@ def _sign(
     claims: dict[str, object] = {
         "sub": jid,
         "seq": seq,
-        "root": {"ed25519": b64(public.ed25519), "mldsa65": b64(public.mldsa65)},
+        "root": keys_claim(public),
         "devices": [_device_claims(device) for device in devices],
         "suites": list(suites),
         "iat": now // 1000,
@@ -340,19 +349,11 @@ def _removed(device: Device, now: int) -> Device:
 # -- reading ----------------------------------------------------------------
 
 
-def _root(claims: Mapping[str, object]) -> RootPublic:
-    value = claims.get("root")
-    if not isinstance(value, dict):
-        raise PeerFault("a manifest names no root")
-    _check_members(value, frozenset({"ed25519", "mldsa65"}))
-    return RootPublic(_bytes(value, "ed25519"), _bytes(value, "mldsa65"))
-
-
 def _previous(claims: Mapping[str, object], seq: int) -> bytes | None:
     if "prev" not in claims:
         return None
-    previous = _bytes(claims, "prev")
-    if len(previous) != 32 or seq == 1:
+    previous = bytes_of(claims, "prev", 32, what=_WHAT)
+    if seq == 1:
         raise PeerFault("a manifest names a previous one wrongly")
     return previous
 
@@ -373,15 +374,16 @@ def _devices(value: object, jid: str, root_fp: bytes) -> tuple[Device, ...]:
 def _device(value: object) -> Device:
     if not isinstance(value, dict):
         raise PeerFault("a manifest lists something that is no device")
-    _check_members(value, _DEVICE_MEMBERS, "removed")
-    added = _time(value, "added")
-    removed = _time(value, "removed") if "removed" in value else None
+    check_members(value, _DEVICE_MEMBERS, frozenset({"removed"}), what=_WHAT)
+    added = time_of(value, "added", what=_WHAT)
+    removed = time_of(value, "removed", what=_WHAT) if "removed" in value else None
     if removed is not None and removed < added:
         raise PeerFault("a manifest removes a device before it was added")
-    label = _text(value, "label")
+    label = text_of(value, "label", what=_WHAT)
     if not _bearable(label):
         raise PeerFault("a device's name in a manifest is not printable")
-    return Device(_bytes(value, "pub"), added, removed, label, _bytes(value, "sig"))
+    public = bytes_of(value, "pub", what=_WHAT)
+    return Device(public, added, removed, label, bytes_of(value, "sig", what=_WHAT))
 
 
 def _suites(value: object) -> tuple[int, ...]:
@@ -391,34 +393,3 @@ def _suites(value: object) -> tuple[int, ...]:
     if len(set(suites)) != len(value):
         raise PeerFault("a manifest has a suite twice or one that is no number")
     return suites
-
-
-def _check_members(
-    value: Mapping[str, object], wanted: frozenset[str], optional: str | None = None
-) -> None:
-    # Nothing unknown is passed over: what a later version adds would be lost on
-    # this one, and it gets a `typ` of its own.
-    if value.keys() - {optional} != wanted:
-        raise PeerFault("a manifest has a member too many or too few")
-
-
-def _text(value: Mapping[str, object], name: str) -> str:
-    text = value[name]
-    if not isinstance(text, str):
-        raise PeerFault(f"{name} in a manifest is no text")
-    return text
-
-
-def _bytes(value: Mapping[str, object], name: str) -> bytes:
-    return unb64(_text(value, name))
-
-
-def _integer(value: Mapping[str, object], name: str, low: int, high: int) -> int:
-    number = value[name]
-    if not isinstance(number, int) or not low <= number <= high:
-        raise PeerFault(f"{name} in a manifest is out of range")
-    return number
-
-
-def _time(value: Mapping[str, object], name: str) -> int:
-    return 1000 * _integer(value, name, 0, _SECONDS_MAX)

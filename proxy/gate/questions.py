@@ -1,0 +1,236 @@
+"""What a stream of the gate asks the registry, and what it may be told.
+
+A question is carried to where the registry is (it may block), answered there
+inside one transaction by ``gate.admission``, and its answer brought back to the
+stream that asked.  Accounts are bare JIDs, normalised; times are Unix
+milliseconds.  Behind each answer the registry's writes are durable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+# -- questions ----------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MayTry:
+    """May a login as *account* be relayed for this device (14.6)?  → ``Yes``, ``No``"""
+
+    account: str
+    device: bytes
+    root: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Vouch:
+    """The server bound *account*: judge what its device shows (14.9, 14.10).
+
+    :param manifest: the JWS, None where only its digest was sent.
+    :param digest: SHA-256 of the manifest's payload; None: it waits to be linked.
+    :param rollover: a rollover from the held root, if one was sent.
+    :param code: the one-time code of an enrolment, if one was sent.
+    :returns: ``Vouched``, ``Wanted``, ``Stale``, ``Linking`` or ``Refused``.
+    """
+
+    account: str
+    device: bytes
+    root: bytes | None
+    digest: bytes | None
+    manifest: bytes | None = None
+    rollover: bytes | None = None
+    code: str = ""
+    address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A token was signed for *account* and is to be kept.  → ``Yes``"""
+
+    account: str
+    token: str
+    digest: bytes
+    manifest: bytes
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """The server gave the stream of *account* the id *previd* (XEP-0198).  → ``Yes``"""
+
+    account: str
+    previd: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """May the stream *previd* be resumed by this device (14.13)?
+    → ``Resumable`` or ``No``"""
+
+    previd: str
+    domain: str
+    device: bytes
+    root: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """A device in use objects to the reset due at *due*.  → ``Yes`` or ``No``"""
+
+    account: str
+    device: bytes
+    due: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allocate:
+    """*account* is being registered with this manifest (14.14).
+    → ``Yes`` or ``Refused``"""
+
+    account: str
+    device: bytes
+    root: bytes
+    manifest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The server said how the registration of *account* ended.  → ``Yes``"""
+
+    account: str
+    root: bytes
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The server removed *account*: a tombstone stays.  → ``Yes``"""
+
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """What is held of *account*, for the directory.  → ``Record`` or ``No``"""
+
+    account: str
+
+
+Question: TypeAlias = (
+    MayTry
+    | Vouch
+    | Issued
+    | Streamed
+    | Resume
+    | Object
+    | Allocate
+    | Registered
+    | Removed
+    | LookUp
+)
+
+# -- answers ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Yes:
+    """Done, or allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class No:
+    """Not allowed, or nothing there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """The manifest is in force.
+
+    :param token: one that covers it and has half its life left, empty if a new
+        one has to be signed.
+    :param previous: digest of the newest token, if there was one.
+    :param removed: public keys of devices that this manifest removed or a reset
+        dropped: their open streams end.
+    :param reset: when a reset of the account is due, 0 for none.
+    :param first: whether the account had no key before.
+    """
+
+    manifest: str
+    digest: bytes
+    token: str = ""
+    previous: bytes | None = None
+    removed: tuple[bytes, ...] = ()
+    reset: int = 0
+    first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The manifest is not held here: it has to be sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A newer manifest of the same root is held."""
+
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Linking:
+    """The account has keys, and this device is not among them."""
+
+    manifest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """*condition* of ``urn:x-tillie:errors:0`` (17.3), *text* for the person."""
+
+    condition: Literal["root-changed", "unknown-device", "bad-proof", "key-required"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumable:
+    """The stream belongs to *account*."""
+
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An account that is vouched for.
+
+    :param token: the newest, empty if none was signed yet.
+    :param expires: when that ends.
+    """
+
+    account: str
+    manifest: str
+    digest: bytes
+    token: str
+    token_digest: bytes | None
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The registry cannot be asked now: no login goes on (fail closed)."""
+
+    text: str
+
+
+Answer: TypeAlias = (
+    Yes
+    | No
+    | Vouched
+    | Wanted
+    | Stale
+    | Linking
+    | Refused
+    | Resumable
+    | Record
+    | Unavailable
+)
