@@ -57,10 +57,15 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """The server gave the stream of *account* the id *previd* (XEP-0198).  → ``Yes``"""
+    """The server gave the stream of *account* the id *previd* (XEP-0198).  → ``Yes``
+
+    :param jid: the full JID as bound, which ``Resumable`` gives back: what vouches
+        on the resumed stream is signed over it (14.7).
+    """
 
     account: str
     previd: str
+    jid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +199,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Resumable:
-    """The stream belongs to *account*."""
+    """The stream belongs to *account*, and was bound to the full JID *jid*."""
 
     account: str
+    jid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
