@@ -116,10 +116,29 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """*account* logged in without a key, which its policy allows (14.5).
+    → ``Yes``, or ``Refused`` where it has one: then the stream ends"""
+
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
 class LookUp:
     """What is held of *account*, for the directory.  → ``Record`` or ``No``"""
 
     account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Whose devices changed at *since* or later, at any gate?  → ``Changed``
+
+    To be asked every few seconds, from a minute before the last time: streams of
+    devices that are not in use any more end.
+    """
+
+    since: int
 
 
 Question: TypeAlias = (
@@ -132,7 +151,9 @@ Question: TypeAlias = (
     | Allocate
     | Registered
     | Removed
+    | Seen
     | LookUp
+    | Changes
 )
 
 # -- answers ------------------------------------------------------------------
@@ -155,8 +176,8 @@ class Vouched:
     :param token: one that covers it and has half its life left, empty if a new
         one has to be signed.
     :param previous: digest of the newest token, if there was one.
-    :param removed: public keys of devices that this manifest removed or a reset
-        dropped: their open streams end.
+    :param removed: public keys of devices of the account that are not in use any
+        more, whenever that was: streams of theirs that are open end.
     :param reset: when a reset of the account is due, 0 for none.
     :param first: whether the account had no key before.
     """
@@ -177,7 +198,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """A newer manifest of the same root is held."""
+    """A newer manifest of the same root is held, or another with its number."""
 
     manifest: str
 
@@ -222,6 +243,13 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Changed:
+    """Accounts, each with the public keys of the devices that it has in use now."""
+
+    accounts: tuple[tuple[str, tuple[bytes, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Unavailable:
     """The registry cannot be asked now: no login goes on (fail closed)."""
 
@@ -238,5 +266,6 @@ Answer: TypeAlias = (
     | Refused
     | Resumable
     | Record
+    | Changed
     | Unavailable
 )
