@@ -1,9 +1,10 @@
 """The only door to the server: what may leave as it is, and in what form.
 
 Nothing else makes a ``Cleared``, and ``ServerLeg`` takes nothing else.  The
-guard asks no rule and no configuration; it looks at the structure of what is
-about to leave.  What leaves changed is serialised here, from the very tree
-that was inspected; what leaves unchanged is the bytes that expat accepted.
+guard asks no configuration; it looks at the structure of what is about to
+leave, as ``rules.seals`` judges it.  What leaves changed is serialised here,
+from the very tree that was inspected; what leaves unchanged is the bytes that
+expat accepted.
 
 Every refusal is a ``LocalFault``: rules have decided before, so a refusal here
 is a bug, and the stanza stays.
@@ -11,44 +12,19 @@ is a bug, and the stanza stays.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from ..errors import LocalFault, PeerFault
-from ..rules import classes, marks
-from ..rules.classes import Class, class_of
-from ..suites import lanes
-from ..suites.fields import unb64
+from ..rules import classes, seals
 from ..wire import tree
 from ..wire.jid import Jid
 from ..wire.stanza import Cleared, Stanza
 
-ERROR_TYPES = ("auth", "cancel", "continue", "modify", "wait")
 LARGEST = 60_000
 """Bytes of the largest stanza that Tillie makes (protocol.md, clause 5.9)."""
 
-_MESSAGE = f"{{{classes.CLIENT}}}message"
-_ENCRYPTED = f"{{{classes.SEAL}}}encrypted"
-_TRANSIENT = f"{{{classes.SEAL}}}transient"
-_PAYLOAD = f"{{{classes.SEAL}}}payload"
-_GRANTS = f"{{{classes.LANE}}}grants"
-_GRANT = f"{{{classes.LANE}}}grant"
-_ROOT_ATTRIBUTES = frozenset({"to", "type", "id"})
-_OWN_PAYLOADS = frozenset(
-    {
-        _GRANTS,
-        f"{{{classes.LANE}}}keyreq",
-        f"{{{classes.LANE}}}no",
-        f"{{{classes.LANE}}}link-request",
-        f"{{{classes.LANE}}}link-answer",
-    }
-)
-_FIXED = {
-    f"{{{classes.EME}}}encryption": {"namespace": classes.SEAL, "name": "Tillie"},
-    f"{{{classes.FALLBACK}}}fallback": {"for": classes.SEAL},
-}
-_CONDITION = "{urn:ietf:params:xml:ns:xmpp-stanzas}"
-_INVITE = (f"{{{classes.MUC_USER}}}invite", f"{{{classes.MUC_USER}}}decline")
 UPLOAD_SLOTS = frozenset(
     {
         "{urn:xmpp:http:upload:0}request",
@@ -85,133 +61,13 @@ class Permit:
 def sealed(message: Element) -> Cleared:
     """A message whose content is under a seal and whose outside shows no more
     than the table allows."""
-    _check_root(message)
-    seals = 0
-    for child in message:
-        seals += _sealed_child(child)
-    if seals != 1:
-        raise LocalFault("a sealed message carries exactly one seal")
-    return _bytes(message)
-
-
-def _sealed_child(child: Element) -> int:
-    if child.tag in (_ENCRYPTED, _TRANSIENT):
-        _check_seal(child)
-        return 1
-    if child.tag == marks.BODY:
-        if child.text != marks.FALLBACK_BODY or child.attrib or len(child):
-            raise LocalFault("a body other than the fixed one beside a seal")
-        return 0
-    if child.tag in _FIXED:
-        _check_beside(child)
-    else:
-        _check_outside(child)
-    return 0
-
-
-def _check_seal(seal: Element) -> None:
-    tags = [child.tag for child in seal]
-    if tags not in ([_PAYLOAD], [_PAYLOAD, _GRANTS]):
-        raise LocalFault("a seal of the wrong form")
-    _check_shape(seal, frozenset(), tuple(tags))
-    payload = seal[0]
-    _check_shape(payload, frozenset(), text=True)
-    if len(_bytes_of(payload)) < lanes.SMALLEST:
-        raise LocalFault("a payload that is no sealed one")
-    if len(seal) == 2:
-        _check_grants(seal[1])
-
-
-def _check_grants(grants: Element) -> None:
-    _check_shape(grants, frozenset({"device", "seq"}), (_GRANT,))
-    for grant in grants:
-        _check_shape(grant, frozenset({"to", "device", "prekey"}), text=True)
-        _bytes_of(grant)
-
-
-def _check_shape(
-    element: Element,
-    attributes: frozenset[str],
-    children: tuple[str, ...] = (),
-    *,
-    text: bool = False,
-) -> None:
-    """Exactly this much may *element* say: anything more could be content."""
-    if (
-        set(element.attrib) - attributes
-        or any(child.tag not in children or child.tail for child in element)
-        or (element.text and not text)
-    ):
-        raise LocalFault(f"{element.tag} says too much")
-
-
-def _bytes_of(element: Element) -> bytes:
-    try:
-        return unb64(element.text or "")
-    except PeerFault as fault:
-        raise LocalFault(f"{element.tag} holds no base64") from fault
-
-
-def _check_beside(child: Element) -> None:
-    """The two fixed elements that say what stands here."""
-    fixed = _FIXED[child.tag]
-    _check_shape(child, frozenset(fixed))
-    if child.attrib != fixed:
-        raise LocalFault(f"{child.tag} says something else")
-
-
-def _check_outside(child: Element) -> None:
-    class_ = class_of(child.tag)
-    if class_ not in (Class.CLEAR, Class.COPIED):
-        raise LocalFault(f"{child.tag} may not stand outside a seal")
-    if tree.serialise(child) != tree.serialise(classes.outside(child)):
-        raise LocalFault(f"{child.tag} says too much outside a seal")
-
-
-def _check_root(message: Element) -> None:
-    if message.tag != _MESSAGE or set(message.attrib) - _ROOT_ATTRIBUTES:
-        raise LocalFault("a message shows attributes that belong inside")
-    if message.text or any(child.tail for child in message):
-        raise LocalFault("text between the elements of a message")
+    return _judged(seals.check_sealed, message)
 
 
 def without_content(message: Element) -> Cleared:
     """A message that says nothing: hints, an error's condition, an invitation
     that a room acts on."""
-    _check_root(message)
-    for child in message:
-        if child.tag == f"{{{classes.CLIENT}}}error":
-            _check_error(child)
-        elif child.tag == f"{{{classes.MUC_USER}}}x":
-            _check_shape(child, frozenset(), _INVITE)
-            for invite in child:
-                _check_shape(invite, frozenset({"to"}))
-                _check_address(invite.get("to", ""))
-        elif class_of(child.tag) is not Class.CLEAR:
-            raise LocalFault(f"{child.tag} is content")
-        else:
-            _check_outside(child)
-    return _bytes(message)
-
-
-def _check_address(text: str) -> None:
-    try:
-        Jid.parse(text)
-    except PeerFault as fault:
-        raise LocalFault("an invitation for no address") from fault
-
-
-def _check_error(error: Element) -> None:
-    conditions = tuple(child.tag for child in error if _is_condition(child))
-    _check_shape(error, frozenset({"type"}), conditions)
-    if error.get("type") not in ERROR_TYPES:
-        raise LocalFault("an error of an unknown type")
-    for child in error:
-        _check_shape(child, frozenset())
-
-
-def _is_condition(child: Element) -> bool:
-    return child.tag.startswith(_CONDITION) and child.tag != f"{_CONDITION}text"
+    return _judged(seals.check_empty, message)
 
 
 def permitted(stanza: Stanza, permit: Permit) -> Cleared:
@@ -251,16 +107,7 @@ def own_query(query: Element) -> Cleared:
 
 def own_message(message: Element) -> Cleared:
     """A message of this layer's own: grants, a key request, linking."""
-    _check_root(message)
-    payloads = [child for child in message if child.tag in _OWN_PAYLOADS]
-    hints = [child for child in message if class_of(child.tag) is Class.CLEAR]
-    if len(payloads) != 1 or len(payloads) + len(hints) != len(message):
-        raise LocalFault("not a message of ours")
-    for hint in hints:
-        _check_outside(hint)
-    if payloads[0].tag == _GRANTS:
-        _check_grants(payloads[0])
-    return _bytes(message)
+    return _judged(seals.check_own, message)
 
 
 def again(data: bytes) -> Cleared:
@@ -274,6 +121,14 @@ def permitted_again(data: bytes, to: str, permit: Permit) -> Cleared:
     if to != permit.jid:
         raise LocalFault("a permit for somebody else")
     return Cleared(data)
+
+
+def _judged(check: Callable[[Element], None], message: Element) -> Cleared:
+    try:
+        check(message)
+    except PeerFault as fault:
+        raise LocalFault(fault.text) from fault
+    return _bytes(message)
 
 
 def _bytes(element: Element) -> Cleared:

@@ -13,7 +13,7 @@ from typing import TypeAlias
 from xml.etree.ElementTree import Element, SubElement
 
 from ..errors import TrustFault
-from ..rules import classes, envelope, marks
+from ..rules import classes, envelope, marks, seals
 from ..rules.classes import Class, class_of
 from ..suites import lanes
 from ..suites.entropy import stanza_id
@@ -174,7 +174,7 @@ def _bare_error(stanza: Stanza) -> Element:
     error = stanza.tree().find("{jabber:client}error")
     if error is not None:
         kind = error.get("type")
-        kind = kind if kind in guard.ERROR_TYPES else "cancel"
+        kind = kind if kind in seals.ERROR_TYPES else "cancel"
         short = SubElement(message, "{jabber:client}error", {"type": kind})
         for child in error:
             space, _, name = child.tag.rpartition("}")

@@ -7,6 +7,7 @@ What is in no row is sealed; adding an extension is adding one row here.
 from __future__ import annotations
 
 from enum import Enum
+from functools import lru_cache
 from xml.etree.ElementTree import Element
 
 CLIENT = "jabber:client"
@@ -116,6 +117,14 @@ def outside(child: Element) -> Element:
     for part in child.findall(name) if name else ():
         copy.append(Element(name, _chosen(part, attributes)))
     return copy
+
+
+@lru_cache(maxsize=64)
+def outside_shape(name: str) -> tuple[frozenset[str], str, frozenset[str]]:
+    """What :func:`outside` leaves of an element: its attributes, the one kind of
+    child (empty for none) and that child's attributes."""
+    part, attributes = _OUTSIDE_CHILDREN.get(name, ("", ()))
+    return frozenset(_OUTSIDE_ATTRIBUTES.get(name, ())), part, frozenset(attributes)
 
 
 def _chosen(element: Element, names: tuple[str, ...]) -> dict[str, str]:
