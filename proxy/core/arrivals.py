@@ -13,10 +13,11 @@ from xml.etree.ElementTree import Element
 
 from ..errors import REMOTE, PeerFault, TrustFault
 from ..rules import classes
+from ..suites.lanes import Header
 from ..wire import tree
 from ..wire.jid import Jid
 from ..wire.stanza import Stanza
-from . import grants, inbound, keyrequests, linking, verdicts
+from . import grants, inbound, keyrequests, linking, rotation, verdicts
 from .inbox import HELD_FOR, KEPT_LATE, Held
 
 if TYPE_CHECKING:
@@ -64,10 +65,9 @@ class Arrivals:
         asked = held is not None and held.asked
         verdict = inbound.judge(self._account, stanza, retry=asked)
         match verdict:
-            case verdicts.Deliver(message=message):
+            case verdicts.Deliver():
                 self._release(held)
-                if self._fresh(verdict):
-                    self._give(message, stanza)
+                self._deliver(verdict, stanza)
                 return True
             case verdicts.Drop():
                 self._release(held)
@@ -78,11 +78,37 @@ class Arrivals:
                     self._look_up(jid, held)
             case verdicts.NeedKey(jid=jid, header=header):
                 held = held or self._hold(stanza, peer)
-                if held is not None and self._session.connected:
-                    requests = self._session.house.key_requests(self._account)
-                    for request in requests.ask(jid, header):
-                        self._session.send_own(request)
+                if held is not None:
+                    self._ask_key(jid, header)
+                    if self._requests.refused(jid, header.lane) and not held.shown:
+                        self._give_up_waiting(held)
         return False
+
+    def _deliver(self, verdict: verdicts.Deliver, stanza: Stanza) -> None:
+        missing = verdict.missing
+        if missing is not None:
+            self._ask_key(missing.jid, missing.header, page=True)
+        used = verdict.used
+        if used is not None and not self._inbox.used(verdict.key, verdict.digest):
+            used = None
+        if not self._fresh(verdict):
+            return
+        self._give(verdict.message, stanza)
+        if used is not None and self._session.connected:
+            peer = str(Jid.parse(stanza.from_ or self._account.jid).bare)
+            rotations = self._session.house.rotations(self._account)
+            request = rotations.ask(peer, used)
+            if request is not None:
+                self._session.send_own(request)
+
+    @property
+    def _requests(self) -> keyrequests.KeyRequests:
+        return self._session.house.key_requests(self._account)
+
+    def _ask_key(self, owner: str, header: Header, *, page: bool = False) -> None:
+        if self._session.connected:
+            for request in self._requests.ask(owner, header, page=page):
+                self._session.send_own(request)
 
     def _fresh(self, verdict: verdicts.Deliver) -> bool:
         if not verdict.key:
@@ -243,6 +269,11 @@ class Arrivals:
             self._grants(stanza, bare)
         elif child.tag == keyrequests.KEYREQ:
             self._requested(child, stanza, bare)
+        elif child.tag == keyrequests.NO:
+            if self._requests.take_no(child, bare):
+                self._retry_all(bare)
+        elif child.tag == rotation.ROTATE:
+            self._session.house.rotations(self._account).requested(child, bare)
         elif bare == self._account.jid and sender != self._session.jid:
             self._linking(child, sender)
 
@@ -262,7 +293,7 @@ class Arrivals:
         )
 
     def _requested(self, element: Element, stanza: Stanza, requester: str) -> None:
-        requests = self._session.house.key_requests(self._account)
+        requests = self._requests
         request = requests.read(element, requester)
 
         def answer() -> None:

@@ -21,6 +21,7 @@ from .identity import Standing
 from .keyrequests import KeyRequests
 from .linking import Linking
 from .phase import Phase
+from .rotation import Rotations
 from .session import Session
 
 Reply: TypeAlias = Callable[[object], None]
@@ -55,6 +56,7 @@ class House:
         self.dirty: set[Session] = set()
         self._accounts: dict[str, Account] = {}
         self._requests: dict[str, KeyRequests] = {}
+        self._rotations: dict[str, Rotations] = {}
         self._linkings: dict[str, Linking] = {}
         self._commands: dict[str, Callable[[Account, str], None]] = {
             "allow": self._allow,
@@ -79,6 +81,9 @@ class House:
     def key_requests(self, account: Account) -> KeyRequests:
         return self._requests.setdefault(account.jid, KeyRequests(account))
 
+    def rotations(self, account: Account) -> Rotations:
+        return self._rotations.setdefault(account.jid, Rotations(account))
+
     def linking(self, account: Account) -> Linking:
         return self._linkings.setdefault(account.jid, Linking(account))
 
@@ -99,6 +104,7 @@ class House:
         if not busy and jid not in self.store.accounts():
             self._accounts.pop(jid, None)
             self._requests.pop(jid, None)
+            self._rotations.pop(jid, None)
             self._linkings.pop(jid, None)
 
     def rolled_back(self) -> None:

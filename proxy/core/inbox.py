@@ -36,7 +36,6 @@ class Held:
     since: int
     shown: bool = False
     asked: bool = False
-    key_asked: bool = False
 
 
 class Inbox:
@@ -100,6 +99,11 @@ class Inbox:
             return False
         self._store.put("seen", self._account, name, record + mark)
         return True
+
+    def used(self, key: str, digest: bytes) -> bool:
+        """Whether another message came under the index that *key* names."""
+        rows = self._store.scan("seen", self._account, f"{key}/")
+        return any(name != f"{key}/{digest.hex()}" for name, _ in rows)
 
     # -- held ------
 

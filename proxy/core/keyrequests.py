@@ -2,7 +2,8 @@
 
 A request is unsealed, signed by the asking device, bounded and coalesced.  An
 answer goes only to a device in the newest manifest of an account that the lane
-was made for, and begins where that device was first seen.
+was made for, and begins where that device was first seen.  A device of a contact
+that proved to be one, and is not entitled, gets a signed refusal.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ from ..suites.fields import b64, fields, unb64
 from ..wire.stanza import Cleared
 from . import grants, guard
 from .account import Account
+from .quota import Pace, Quota
 from .writing import Reader
 
 KEYREQ = f"{{{classes.LANE}}}keyreq"
 NO = f"{{{classes.LANE}}}no"
 AGAIN = 60_000
 MOST_ASKS = 5
+MOST_ASKED = 200
 MOST_ANSWERS = 40
 MOST_GIVEN = 100
+MOST_FOR_PAGES = 40
+MOST_OPEN = 500
 VALID = 14 * 24 * 3600 * 1000
 HOUR = 3600 * 1000
 
@@ -64,46 +69,60 @@ class Request:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """What the owner was asked for; *alone* where nobody else was."""
+
+    owner: str
+    lane: bytes
+    alone: bool
+
+
 class KeyRequests:
     """The requests of one account, both ways."""
 
     def __init__(self, account: Account) -> None:
         self._account = account
-        self._asked: OrderedDict[tuple[str, bytes], list[int]] = OrderedDict()
-        self._answered: OrderedDict[str, list[int]] = OrderedDict()
+        self._asked = Pace(MOST_ASKS, AGAIN)
+        self._to_owner = Quota(MOST_ASKED, HOUR)
+        self._for_pages = Quota(MOST_FOR_PAGES, HOUR)
+        self._answered = Quota(MOST_ANSWERS, HOUR)
+        self._open: OrderedDict[bytes, _Open] = OrderedDict()
+        self._refused: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         # answers by the request's signature: a repetition gets the same again (I20)
         self._given: OrderedDict[bytes, Cleared] = OrderedDict()
 
     # -- asking ------
 
-    def ask(self, owner: str, header: lanes.Header) -> list[Cleared]:
+    def ask(
+        self, owner: str, header: lanes.Header, *, page: bool = False
+    ) -> list[Cleared]:
         """The request messages to send now; none if it was asked just before.
 
         The owner's devices are asked, and for a contact's lane the own other
         devices too, which may have it.
+
+        :param page: because of an archive page, which its reader can make up.
         """
         account, now = self._account, self._account.clock()
-        if not account.identity.ready or not self._due(owner, header.lane, now):
+        if not account.identity.ready or self.refused(owner, header.lane):
+            return []
+        if not self._asked.take((owner, header.lane), now):
+            return []
+        if page and not self._for_pages.take("", now):
+            return []
+        if not self._to_owner.take(owner, now):
             return []
         targets = [owner]
         if owner != account.jid and account.has_other_devices():
             targets.append(account.jid)
-        return [self._message(target, owner, header, now) for target in targets]
-
-    def _due(self, owner: str, lane: bytes, now: int) -> bool:
-        times = self._asked.setdefault((owner, lane), [])
-        self._asked.move_to_end((owner, lane))
-        while len(self._asked) > 500:
-            self._asked.popitem(last=False)
-        if len(times) >= MOST_ASKS or (times and now - times[-1] < AGAIN):
-            return False
-        times.append(now)
-        return True
+        alone = len(targets) == 1
+        return [self._message(target, owner, header, alone) for target in targets]
 
     def _message(
-        self, target: str, owner: str, header: lanes.Header, now: int
+        self, target: str, owner: str, header: lanes.Header, alone: bool
     ) -> Cleared:
-        identity = self._account.identity
+        identity, now = self._account.identity, self._account.clock()
         request = Request(
             requester=self._account.jid,
             root=identity.fingerprint,
@@ -117,6 +136,10 @@ class KeyRequests:
             nonce=token(16),
             signature=b"",
         )
+        if target == owner:
+            self._open[request.nonce] = _Open(owner, header.lane, alone)
+            while len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)
         message = Element(
             "{jabber:client}message",
             {"to": target, "type": "normal", "id": stanza_id()},
@@ -140,12 +163,46 @@ class KeyRequests:
         SubElement(message, f"{{{classes.HINTS}}}store")
         return guard.own_message(message)
 
+    def refused(self, owner: str, lane: bytes) -> bool:
+        """Whether *owner* said that this device does not get the key of *lane*."""
+        return (owner, lane) in self._refused
+
+    def take_no(self, element: Element, sender: str) -> bool:
+        """Whether a refusal by *sender* ends the waiting for a lane's key.
+
+        :raises PeerFault: malformed.
+        :raises TrustFault: its signature does not hold.
+        """
+        account = self._account
+        nonce = unb64(element.get("nonce", ""))
+        asked = self._open.get(nonce)
+        if asked is None or (asked.owner, asked.lane) != (
+            sender,
+            unb64(element.get("lane", "")),
+        ):
+            return False
+        contact = account.contacts.get(sender)
+        device = unb64(element.get("device", ""))
+        active = contact.manifest.active if contact is not None else []
+        if device not in {one.public for one in active}:
+            return False
+        reader = account.identity.device.public
+        statement = _refusal(sender, device, account.jid, reader, asked.lane, nonce)
+        check_device_signature(device, unb64(element.text or ""), statement)
+        del self._open[nonce]
+        if not asked.alone:
+            return False
+        self._refused[asked.owner, asked.lane] = None
+        while len(self._refused) > MOST_OPEN:
+            self._refused.popitem(last=False)
+        return True
+
     # -- answering ------
 
     def read(self, element: Element, requester: str) -> Request:
         """:raises TrustFault: malformed, out of date, or for somebody else."""
         numbers = {
-            name: _number(element.get(name, ""))
+            name: number(element.get(name, ""))
             for name in ("n", "prekey", "seq", "time")
         }
         request = Request(
@@ -161,8 +218,7 @@ class KeyRequests:
             nonce=unb64(element.get("nonce", "")),
             signature=unb64(element.text or ""),
         )
-        if abs(self._account.clock() - request.time) > VALID:
-            raise TrustFault("a key request is out of date")
+        check_time(request.time, self._account.clock())
         return request
 
     def needs_look_up(self, request: Request) -> bool:
@@ -199,19 +255,52 @@ class KeyRequests:
         again = self._given.get(request.signature)
         if again is not None:
             return [again]
-        if not self._quota(request.requester, now):
+        if not self._answered.take(request.requester, now):
             return []
         box = self._box(request, reader)
-        if box is None:
-            return []
-        grant = grants.grant_for(reader, box)
-        answer = guard.own_message(
-            grants.grant_message(account, request.requester, [grant])
+        answer = (
+            self._refuse(request)
+            if box is None
+            else grants.grant_message(
+                account, request.requester, [grants.grant_for(reader, box)]
+            )
         )
-        self._given[request.signature] = answer
+        if answer is None:
+            return []
+        cleared = self._given[request.signature] = guard.own_message(answer)
         while len(self._given) > MOST_GIVEN:
             self._given.popitem(last=False)
-        return [answer]
+        return [cleared]
+
+    def _refuse(self, request: Request) -> Element | None:
+        """A refusal, where no other device of the account could answer better."""
+        account = self._account
+        if request.requester == account.jid or request.owner != account.jid:
+            return None
+        own = account.ratchets.wrote(request.lane, request.requester)
+        if not own and account.has_other_devices():
+            return None
+        device = account.identity.device
+        statement = _refusal(
+            account.jid,
+            device.public,
+            request.requester,
+            request.device,
+            request.lane,
+            request.nonce,
+        )
+        message = Element(
+            "{jabber:client}message",
+            {"to": request.requester, "type": "normal", "id": stanza_id()},
+        )
+        attributes = {
+            "device": b64(device.public),
+            "lane": b64(request.lane),
+            "nonce": b64(request.nonce),
+        }
+        SubElement(message, NO, attributes).text = b64(device.sign(statement))
+        SubElement(message, f"{{{classes.HINTS}}}no-store")
+        return message
 
     def _reader(self, request: Request, now: int) -> Reader:
         account = self._account
@@ -250,23 +339,30 @@ class KeyRequests:
         accounts = account.audience(contact)
         return account.ratchets.answer(request.lane, reader, accounts)
 
-    def _quota(self, requester: str, now: int) -> bool:
-        times = [at for at in self._answered.get(requester, []) if now - at < HOUR]
-        self._answered[requester] = times
-        self._answered.move_to_end(requester)
-        while len(self._answered) > 500:
-            self._answered.popitem(last=False)
-        if len(times) >= MOST_ANSWERS:
-            return False
-        times.append(now)
-        return True
+
+def _refusal(
+    refuser: str,
+    device: bytes,
+    requester: str,
+    reader: bytes,
+    lane: bytes,
+    nonce: bytes,
+) -> bytes:
+    """What the refusing *device* signs towards the device *reader*."""
+    return fields("no", refuser, device, requester, reader, lane, nonce)
 
 
-def _number(text: str) -> int:
+def check_time(time: int, now: int) -> None:
+    """:raises TrustFault: a request of another time than the last 14 days."""
+    if abs(now - time) > VALID:
+        raise TrustFault("a request is out of date")
+
+
+def number(text: str) -> int:
     """A decimal of at most 15 digits.
 
     :raises TrustFault: anything else.
     """
     if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise TrustFault("a number in a key request is malformed")
+        raise TrustFault("a number in a request is malformed")
     return int(text)

@@ -65,7 +65,9 @@ def open_seal(
     _tell_if_removed(account, unsealed.lane.facts, place, restored)
     header = unsealed.header
     key = f"{header.lane.hex()}{header.n:08x}{unsealed.lane.facts.device[:8].hex()}"
-    return Deliver(restored, key, unsealed.digest)
+    live = not place.archive and place.sender != account.jid
+    used = header if live and header.n < unsealed.lane.top.n else None
+    return Deliver(restored, key, unsealed.digest, used)
 
 
 def _payload(seal: Element) -> bytes:

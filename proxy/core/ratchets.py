@@ -28,9 +28,7 @@ class Ratchets(WriteLanes):
 
         *accounts* is the audience that the requester's account would be in.
         """
-        lane = self.current(reader.jid)
-        if lane is None or lane.lane != lane_id:
-            lane = self._past(lane_id, reader.jid)
+        lane = self._own(lane_id, reader.jid)
         if lane is None or sorted(lane.accounts) != sorted(accounts):
             return None
         if reader.device not in lane.granted:
@@ -40,6 +38,16 @@ class Ratchets(WriteLanes):
             lane.granted[reader.device] = (lane.chain.n, 0)
             self._keep_send(reader.jid, lane)
         return self.grant(lane, reader)
+
+    def wrote(self, lane_id: bytes, peer: str) -> bool:
+        """Whether the lane is or was this device's own towards *peer*."""
+        return self._own(lane_id, peer) is not None
+
+    def _own(self, lane_id: bytes, peer: str) -> SendLane | None:
+        lane = self.current(peer)
+        if lane is not None and lane.lane == lane_id:
+            return lane
+        return self._past(lane_id, peer)
 
     def _past(self, lane_id: bytes, peer: str) -> SendLane | None:
         data = self._store.get("past", self._account, f"{peer}/{lane_id.hex()}")

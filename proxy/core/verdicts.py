@@ -12,11 +12,19 @@ from ..wire.jid import Jid
 
 @dataclass(frozen=True, slots=True)
 class Deliver:
-    """For the client; *key* names the sealed message for replay, if it was one."""
+    """For the client.
+
+    :param key: names the sealed message for replay, if it was one.
+    :param used: its header, where a contact sealed it live under an index that had
+        been passed before.
+    :param missing: the key that would open what a fixed text stands for here.
+    """
 
     message: Element
     key: str = ""
     digest: bytes = b""
+    used: lanes.Header | None = None
+    missing: NeedKey | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ..wire.stanza import Stanza
 from .account import Account
 from .cleartext import defused
 from .opening import SEALS
-from .verdicts import Deliver, Drop, Verdict
+from .verdicts import Deliver, Drop, NeedKey, Verdict
 
 _FORWARDED = f"{{{classes.FORWARD}}}forwarded"
 _MESSAGE = "{jabber:client}message"
@@ -67,7 +67,8 @@ def rewrapped(
     if archive:
         # a page keeps its length: clients count results (XEP-0313, 4)
         note = marks.placeholder(dict(inner.attrib), marks.UNREADABLE_OLD)
-        return Deliver(replaced(stanza.tree(), inner, note))
+        missing = verdict if isinstance(verdict, NeedKey) else None
+        return Deliver(replaced(stanza.tree(), inner, note), missing=missing)
     return verdict
 
 

@@ -77,7 +77,7 @@ _TABLE: dict[Class, list[str]] = {
         *_all(CLIENT, "message", "presence", "iq", "error"),
         # this layer's own words are ours alone
         *_all(SEAL, "encrypted", "transient"),
-        *_all(LANE, "grants", "keyreq", "no", "link-request", "link-answer"),
+        *_all(LANE, "grants", "keyreq", "no", "rotate", "link-request", "link-answer"),
     ],
 }
 

@@ -35,6 +35,7 @@ _OWN_PAYLOADS = {
     for name, attributes in {
         "keyreq": "owner root device lane n prekey seq time nonce",
         "no": "device lane nonce",
+        "rotate": "owner root device lane n time",
         "link-request": "device label root mac",
         "link-answer": "device mac",
     }.items()

@@ -49,6 +49,8 @@ SEALS = (f"{{{SEAL}}}encrypted", f"{{{SEAL}}}transient")
 PAYLOAD = f"{{{SEAL}}}payload"
 GRANTS = f"{{{LANE}}}grants"
 KEYREQ = f"{{{LANE}}}keyreq"
+NO = f"{{{LANE}}}no"
+ROTATE = f"{{{LANE}}}rotate"
 DAY = 24 * 3600 * 1000
 
 # (the stream, a stanza of it) -> None for "as it is", or what takes its place
@@ -628,6 +630,11 @@ def carbon(stanza: Element, word: str, bare: str, to: str) -> Element:
     wrapper = SubElement(outer, f"{{{CARBONS}}}{word}")
     SubElement(wrapper, f"{{{FORWARD}}}forwarded").append(deepcopy(stanza))
     return outer
+
+
+def without(tag: str) -> Hook:
+    """Stanzas with such a child get lost."""
+    return lambda _, stanza: [] if stanza.find(tag) is not None else None
 
 
 def _private(stanza: Element) -> bool:

@@ -35,6 +35,7 @@ from tests.support.simulator import (
     CAROL,
     DAY,
     GRANTS,
+    NO,
     Client,
     Couple,
     World,
@@ -42,6 +43,7 @@ from tests.support.simulator import (
     payload_of,
     sealed,
     with_payload,
+    without,
 )
 from tests.support.world import refusing, unknown_seal
 
@@ -376,6 +378,7 @@ def test_a_tick_tries_a_bounded_number_of_senders_again(
 def test_i12_beyond_200_held_the_placeholder_comes_at_once() -> None:
     """What came behind the 200th was neither kept nor shown, not even as unreadable."""
     c = couple()
+    c.world.leaving = without(NO)
     hold(c, HELD_PER_PEER)
     assert marks.UNREADABLE not in c.alice.bodies
     hold(c, 3)

@@ -22,6 +22,7 @@ from tests.support.simulator import (
     KEYREQ,
     LANE,
     MESSAGE,
+    NO,
     PAYLOAD,
     SEAL,
     SEALS,
@@ -34,6 +35,7 @@ from tests.support.simulator import (
     payload_of,
     sealed,
     with_payload,
+    without,
 )
 
 FORGED = (
@@ -753,6 +755,7 @@ def test_enc_19_unknown_lane_gets_one_bounded_request() -> None:
     bent[3:19] = bytes(16)
     unknown = with_payload(message, bytes(bent))
     watch = Watch(c.alice)
+    c.world.leaving = without(NO)
     for _ in range(20):
         c.world.inject(c.alice, unknown)
     [request] = watch.sent

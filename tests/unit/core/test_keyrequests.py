@@ -7,15 +7,21 @@ from xml.etree.ElementTree import Element
 
 import pytest
 
-from proxy.core.keyrequests import KEYREQ
+from proxy.core.keyrequests import KEYREQ, KeyRequests
+from proxy.keys.identity import DevicePrivate
 from proxy.rules import marks
 from proxy.suites import lanes
+from proxy.suites.fields import b64, fields, unb64
+from tests.support.scripted import render
 from tests.support.simulator import (
     ALICE,
     BOB,
+    BODY,
     CAROL,
     DAY,
     GRANTS,
+    MESSAGE,
+    NO,
     Client,
     Couple,
     carbon,
@@ -25,6 +31,7 @@ from tests.support.simulator import (
     payload_of,
     sealed,
     with_payload,
+    without,
 )
 
 
@@ -56,27 +63,23 @@ def request(c: Couple, message: Element) -> Element:
 
 
 def parsed_copy(stanza: Element) -> Element:
-    from tests.support.scripted import render
-
     return parsed(render(stanza))
-
-
-def grants_of(client: Client, since: int) -> list[Element]:
-    return [
-        one for one in client.upstream.stanzas[since:] if one.find(GRANTS) is not None
-    ]
 
 
 def answers(c: Couple, asked: Element, sender: str = f"{ALICE}/one") -> int:
     """How many grants Bob sends for *asked*; nothing else may leave."""
+    found = reactions(c, asked, sender)
+    assert all(one.find(GRANTS) is not None for one in found)
+    return len(found)
+
+
+def reactions(c: Couple, asked: Element, sender: str = f"{ALICE}/one") -> list[Element]:
+    """The messages that Bob sends because of *asked*."""
     since = len(c.bob.upstream.stanzas)
     asked.set("from", sender)
     c.world.inject(c.bob, asked)
-    messages = [
-        one for one in c.bob.upstream.stanzas[since:] if one.tag.endswith("message")
-    ]
-    assert messages == grants_of(c.bob, since)
-    return len(messages)
+    sent = c.bob.upstream.stanzas[since:]
+    return [one for one in sent if one.tag == MESSAGE]
 
 
 def test_i20_lost_key_is_asked_for_and_the_message_shown() -> None:
@@ -149,7 +152,9 @@ def test_i19_not_in_the_audience_is_not_answered() -> None:
     header = lanes.Header.unpack(payload_of(message))
     with tillie.writing():
         [asked] = tillie.house.key_requests(tillie.account(CAROL)).ask(BOB, header)
-    assert answers(c, parsed(asked.data.decode()), f"{CAROL}/one") == 0
+    [answer] = reactions(c, parsed(asked.data.decode()), f"{CAROL}/one")
+    assert answer.find(NO) is not None
+    assert answer.find(f".//{GRANTS}") is None
 
 
 @pytest.mark.parametrize("days", [-15, 15])
@@ -236,6 +241,268 @@ def test_what_stays_unanswered_shows_as_a_placeholder_and_later_opens() -> None:
     c.world.inject(c.alice, lost_key(c, "another"))
     c.world.wait(61_000)
     assert "another" in c.alice.bodies
+
+
+# -- refusals ---------------------------------------------------------------------
+
+
+def lost_lane(c: Couple, text: str = "nobody has the key") -> Element:
+    """As :func:`lost_key`, and Bob's Tillie does not know the lane any more either."""
+    message = lost_key(c, text)
+    with c.b.writing():
+        c.b.account(BOB).ratchets.rotate(ALICE)
+        for key, _ in c.b.store.scan("past", BOB):
+            c.b.store.delete("past", BOB, key)
+    return message
+
+
+def refusal(c: Couple, message: Element) -> Element:
+    """Bob's refusal of the key of *message*, kept from Alice."""
+    held: list[Element] = []
+
+    def keep(_: object, stanza: Element) -> list[Element] | None:
+        if stanza.find(NO) is None:
+            return None
+        held.append(parsed_copy(stanza))
+        return []
+
+    c.world.leaving = keep
+    c.world.inject(c.alice, message)
+    c.world.leaving = lambda _s, _x: None
+    [one] = held
+    one.set("from", f"{BOB}/one")
+    return one
+
+
+def test_i20_refusal_ends_the_waiting_and_nothing_is_lost() -> None:
+    """I20: the fixed text comes at once; the message is kept in case."""
+    c = couple()
+    message = lost_lane(c)
+    since = len(c.bob.upstream.stanzas)
+    c.world.inject(c.alice, message)
+    [answer] = c.bob.upstream.stanzas[since:]
+    assert [child.tag for child in answer] == [NO, "{urn:xmpp:hints}no-store"]
+    assert answer.get("to") == ALICE
+    assert c.alice.bodies[-1] == marks.UNREADABLE
+    assert [one.shown for one in c.account.inbox.load_held()] == [True]
+    c.bob.say(ALICE, "and on it goes")
+    assert c.alice.bodies[-1] == "and on it goes"
+
+
+def test_i20_what_comes_later_under_a_refused_lane_does_not_wait() -> None:
+    c = couple()
+    message = lost_lane(c)
+    c.world.inject(c.alice, message)
+    sent = len(c.alice.upstream.stanzas)
+    bent = bytearray(payload_of(message))
+    bent[-1] ^= 1
+    c.world.inject(c.alice, with_payload(message, bytes(bent)))
+    assert c.alice.bodies[-2:] == [marks.UNREADABLE] * 2
+    c.world.wait(600_000)
+    asked = c.alice.upstream.stanzas[sent:]
+    assert not [one for one in asked if one.find(KEYREQ) is not None]
+
+
+def test_i20_grant_after_a_refusal_shows_the_message() -> None:
+    """A copy of the state comes back at the sender's: the key is there again."""
+    c = couple()
+    message = lost_key(c, "found again")
+    rows = dict(c.b.store._rows)
+    with c.b.writing():
+        c.b.account(BOB).ratchets.rotate(ALICE)
+        for key, _ in c.b.store.scan("past", BOB):
+            c.b.store.delete("past", BOB, key)
+    c.world.inject(c.alice, message)
+    assert c.alice.bodies[-1] == marks.UNREADABLE
+    c.b.store._rows = rows
+    c.b.restart()
+    bob = c.world.login(c.b, BOB)
+    bob.say(ALICE, "the same lane")
+    assert c.alice.bodies[-2:] == ["found again", "the same lane"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        pytest.param("device", base64.b64encode(bytes(32)).decode(), id="I20-device"),
+        pytest.param("lane", base64.b64encode(bytes(16)).decode(), id="I20-lane"),
+        pytest.param("nonce", base64.b64encode(bytes(16)).decode(), id="I20-nonce"),
+        pytest.param("nonce", "!", id="I20-no-base64"),
+        pytest.param("", base64.b64encode(bytes(64)).decode(), id="I20-signature"),
+    ],
+)
+def test_i20_refusal_that_was_not_signed_changes_nothing(name: str, value: str) -> None:
+    c = couple()
+    no = refusal(c, lost_lane(c))
+    true = parsed_copy(no)
+    if name:
+        no[0].set(name, value)
+    else:
+        no[0].text = value
+    c.world.inject(c.alice, no)
+    assert c.alice.bodies[-1] == "first of bob"
+    c.world.inject(c.alice, true)
+    assert c.alice.bodies[-1] == marks.UNREADABLE
+
+
+@pytest.mark.parametrize("sender", [f"{CAROL}/one", ALICE, "b.test"])
+def test_i20_refusal_of_somebody_else_changes_nothing(sender: str) -> None:
+    c = couple()
+    no = refusal(c, lost_lane(c))
+    no.set("from", sender)
+    c.world.inject(c.alice, no)
+    assert c.alice.bodies[-1] == "first of bob"
+
+
+def test_i20_refusal_by_a_device_that_is_not_listed_changes_nothing() -> None:
+    """Signed well, by a device that Bob removed or never had."""
+    c = couple()
+    no = refusal(c, lost_lane(c))
+    mallory = DevicePrivate.generate()
+    lane, nonce = (unb64(no[0].get(name) or "") for name in ("lane", "nonce"))
+    reader = c.account.identity.device.public
+    statement = fields("no", BOB, mallory.public, ALICE, reader, lane, nonce)
+    no[0].set("device", b64(mallory.public))
+    no[0].text = b64(mallory.sign(statement))
+    c.world.inject(c.alice, no)
+    assert c.alice.bodies[-1] == "first of bob"
+
+
+def test_i20_refusal_of_another_request_changes_nothing() -> None:
+    c = couple()
+    first = refusal(c, lost_lane(c, "first"))
+    c.world.inject(c.alice, first)
+    assert c.alice.bodies.count(marks.UNREADABLE) == 1
+    refusal(c, lost_lane(c, "second"))
+    c.world.inject(c.alice, first)
+    assert c.alice.bodies.count(marks.UNREADABLE) == 1
+
+
+def test_i20_refusals_count_against_the_quota() -> None:
+    c = couple()
+    asked = request(c, lost_lane(c))
+    alice = c.account
+    answered = 0
+    for at in range(60):
+        with c.a.writing():
+            [one] = KeyRequests(alice).ask(
+                BOB, lanes.Header(0, at.to_bytes(16, "big"), 0, bytes(8), bytes(16))
+            )
+        answered += len(reactions(c, parsed(one.data.decode())))
+    assert answered == 40
+    assert reactions(c, asked) == []
+    c.world.now += 3_600_001
+    assert len(reactions(c, asked)) == 1
+
+
+def test_i20_repeated_request_gets_the_same_refusal() -> None:
+    c = couple()
+    asked = request(c, lost_lane(c))
+    [first], [second] = reactions(c, asked), reactions(c, asked)
+    assert [one.attrib for one in first] == [one.attrib for one in second]
+    assert first[0].text == second[0].text
+
+
+def test_i20_device_that_may_not_know_leaves_the_refusal_to_others() -> None:
+    """Bob has two devices, and the one that is asked has never had the lane."""
+    c = couple()
+    message = lost_key(c)
+    asked = request(c, message)
+    tillie = c.world.tillie()
+    second = c.world.login(tillie, BOB, "two")
+    link(c.b, tillie, BOB)
+    since = len(second.upstream.stanzas)
+    asked.set("from", f"{ALICE}/one")
+    c.world.inject(second, asked)
+    assert not [one for one in second.upstream.stanzas[since:] if one.find(NO)]
+    assert len(answers_of(second, since)) == 0
+    assert answers(c, asked) == 1
+
+
+def answers_of(client: Client, since: int) -> list[Element]:
+    return [one for one in client.upstream.stanzas[since:] if one.tag == MESSAGE]
+
+
+def test_i20_refusal_is_not_the_last_word_while_own_devices_may_know() -> None:
+    """Alice's other device was asked too: the message waits its 30 s."""
+    c = couple()
+    second_of_alice(c)
+    message = lost_lane(c)
+    c.world.inject(c.alice, message)
+    assert c.alice.bodies[-1] == "first of bob"
+    c.world.wait(31_000)
+    assert c.alice.bodies[-1] == marks.UNREADABLE
+
+
+# -- archive pages ----------------------------------------------------------------
+
+
+def page(c: Couple, message: Element) -> str:
+    """The text that Alice's client is shown for *message* in her archive."""
+    seen = len(c.alice.stanzas)
+    c.world.inject(
+        c.alice,
+        f"<message from='{ALICE}'><result xmlns='urn:xmpp:mam:2' id='r'>"
+        f"<forwarded xmlns='urn:xmpp:forward:0'>{render(message)}</forwarded>"
+        "</result></message>",
+    )
+    [result] = c.alice.stanzas[seen:]
+    return result.findtext(f".//{BODY}") or ""
+
+
+def asked_keys(c: Couple, since: int = 0) -> list[Element]:
+    sent = c.alice.upstream.stanzas[since:]
+    return [one for one in sent if one.find(KEYREQ) is not None]
+
+
+def test_i20_archive_page_is_asked_for_once_and_opens_when_read_again() -> None:
+    c = couple()
+    with c.caught() as kept:
+        with c.b.writing():
+            c.b.account(BOB).ratchets.rotate(ALICE)
+        for at in range(3):
+            c.bob.say(ALICE, f"from the archive {at}")
+    bare = [with_payload(one, payload_of(one)) for one in kept]
+    assert page(c, bare[0]) == marks.UNREADABLE_OLD
+    assert [page(c, one) for one in bare] == [
+        f"from the archive {at}" for at in range(3)
+    ]
+    assert len(asked_keys(c)) == 1
+
+
+def test_i20_archive_page_that_stays_shut_is_asked_for_five_times() -> None:
+    c = couple()
+    message = lost_key(c)
+    c.world.leaving = without(KEYREQ)
+    for _ in range(20):
+        assert page(c, message) == marks.UNREADABLE_OLD
+    assert len(asked_keys(c)) == 1
+    for _ in range(20):
+        c.world.now += 61_000
+        page(c, message)
+    assert len(asked_keys(c)) == 5
+
+
+def test_enc_19_made_up_pages_make_few_requests() -> None:
+    """The own server writes the archive: it gets 40 requests an hour out of it."""
+    c = couple()
+    message = c.capture()
+    for at in range(300):
+        bent = bytearray(payload_of(message))
+        bent[3:19] = at.to_bytes(16, "big")
+        page(c, with_payload(message, bytes(bent)))
+    assert len(asked_keys(c)) == 40
+
+
+def test_enc_19_pages_of_strangers_cost_no_request_and_no_look_up() -> None:
+    c = couple()
+    message = c.capture()
+    bent = bytearray(payload_of(message))
+    bent[3:19] = bytes(16)
+    message.set("from", f"{CAROL}/one")
+    since = len(c.alice.upstream.stanzas)
+    assert page(c, with_payload(message, bytes(bent))) == marks.UNREADABLE_OLD
+    assert c.alice.upstream.stanzas[since:] == []
 
 
 # -- own devices ------------------------------------------------------------------
