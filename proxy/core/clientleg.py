@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeAlias, assert_never
 from xml.etree.ElementTree import Element, SubElement
 
 from ..errors import Fault, LocalFault, PeerFault
-from ..suites.fields import unb64
 from ..wire.framing import (
     AFTER_LOGIN,
     BEFORE_LOGIN,
@@ -26,6 +25,7 @@ from ..wire.framing import (
 from ..wire.jid import Jid
 from ..wire.stanza import stream_error
 from ..wire.tree import serialise
+from .credentials import Unacceptable, credentials, failure
 from .streams import (
     COMPRESSION,
     END,
@@ -43,7 +43,7 @@ from .streams import (
     speaks_xmpp,
     stream_condition,
 )
-from .vocabulary import Close, Ended, Incoming, Live, Login, Send, StartTls
+from .vocabulary import Close, Ended, Incoming, Live, Send, StartTls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,15 +94,6 @@ class Awaiting(Enum):
     RESTART = auto()
     STANZAS = auto()
     NOTHING = auto()
-
-
-class _Unacceptable(Exception):
-    """A SASL message that is answered with ``<failure/>``."""
-
-    def __init__(self, condition: str, text: str) -> None:
-        super().__init__(text)
-        self.condition = condition
-        self.text = text
 
 
 class ClientLeg:
@@ -333,8 +324,8 @@ class ClientLeg:
     def _login(self, stanza: Stanza) -> Outputs:
         assert self.domain is not None
         try:
-            login = _credentials(stanza, self.domain)
-        except _Unacceptable as refusal:
+            login = credentials(stanza, self.domain)
+        except Unacceptable as refusal:
             return self._failure(refusal.condition, refusal.text)
         self._awaiting = Awaiting.DECISION
         return [login]
@@ -343,8 +334,8 @@ class ClientLeg:
         if self._awaiting is not Awaiting.DECISION:
             return self._failure("aborted", "the login was given up")
         # The decision under way must not meet a later login of the same stream.
-        failure = _failure("aborted", "the login was given up")
-        return self._finish(None, failure + END)
+        said = failure("aborted", "the login was given up")
+        return self._finish(None, said + END)
 
     def _on_compress(self, stanza: Stanza) -> Outputs:
         return [Send(_NO_COMPRESSION)]
@@ -361,7 +352,7 @@ class ClientLeg:
     def _failure(self, condition: str, text: str) -> Outputs:
         self._failures += 1
         self._awaiting = Awaiting.NEGOTIATION
-        return [Send(_failure(condition, text))]
+        return [Send(failure(condition, text))]
 
     # -- live ------
 
@@ -440,64 +431,3 @@ def _features(offers: Sequence[Element]) -> bytes:
     # The prefix is declared by the stream header that goes before.
     inner = b"".join(serialise(offer) for offer in offers)
     return b"<stream:features>" + inner + b"</stream:features>"
-
-
-def _failure(condition: str, text: str) -> bytes:
-    failure = Element(f"{{{SASL}}}failure")
-    SubElement(failure, f"{{{SASL}}}{condition}")
-    explained = SubElement(failure, f"{{{SASL}}}text")
-    explained.set("{http://www.w3.org/XML/1998/namespace}lang", "en")
-    # The text may quote what the network or a library said.
-    explained.text = shown(text, 1_000)
-    return serialise(failure)
-
-
-def _credentials(stanza: Stanza, domain: str) -> Login:
-    """Read the message of PLAIN (RFC 4616).
-
-    :raises _Unacceptable: it is malformed, or speaks of another account.
-    """
-    authzid, authcid, password = _plain(stanza)
-    account = _account(authcid, domain)
-    if account is None:
-        raise _Unacceptable(
-            "not-authorized", f"the user name is not one of an account at {domain}"
-        )
-    if authzid and not _same(authzid, account):
-        raise _Unacceptable("invalid-authzid", f"{account} can only log in as itself")
-    return Login(account.local, domain, password)
-
-
-def _plain(stanza: Stanza) -> tuple[str, str, str]:
-    text = stanza.tree().text or ""
-    if stanza.children:
-        raise _Unacceptable("malformed-request", "elements in a SASL message")
-    try:
-        message = b"" if text == "=" else unb64(text)
-    except PeerFault as error:
-        raise _Unacceptable("incorrect-encoding", error.text) from error
-    try:
-        parts = message.decode().split("\0")
-    except UnicodeDecodeError as error:
-        raise _Unacceptable("malformed-request", "not UTF-8") from error
-    if len(parts) != 3 or not parts[1] or not parts[2]:
-        raise _Unacceptable("malformed-request", "not a message of PLAIN")
-    return parts[0], parts[1], parts[2]
-
-
-def _account(authcid: str, domain: str) -> Jid | None:
-    """Give the bare JID of a user name; some clients write the domain into it."""
-    text = authcid if "@" in authcid else f"{authcid}@{domain}"
-    try:
-        jid = Jid.parse(text)
-    except PeerFault:
-        return None
-    known = jid.local and jid.domain == domain and not jid.resource
-    return jid if known else None
-
-
-def _same(authzid: str, account: Jid) -> bool:
-    try:
-        return Jid.parse(authzid) == account
-    except PeerFault:
-        return False

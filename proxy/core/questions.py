@@ -19,6 +19,7 @@ from ..wire.stanza import Stanza
 DEADLINE = 12_000
 """Milliseconds until a question is taken for unanswered."""
 MOST = 256
+PING = "{urn:xmpp:ping}ping"
 
 _STANZA_ERRORS = "urn:ietf:params:xml:ns:xmpp-stanzas"
 
@@ -112,6 +113,13 @@ class Questions:
         pending, self._pending = self._pending, {}
         for one in pending.values():
             one.then(Silence())
+
+
+def ping() -> Element:
+    """A ping that nobody waits for the answer of."""
+    query = Element("{jabber:client}iq", {"type": "get", "id": stanza_id()})
+    query.append(Element(PING))
+    return query
 
 
 def _sender(stanza: Stanza) -> str | None:

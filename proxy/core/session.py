@@ -17,7 +17,6 @@ from ..errors import (
     EnvFault,
     Fault,
     LocalFault,
-    PeerFault,
     TrustFault,
 )
 from ..suites.entropy import stanza_id, token
@@ -25,14 +24,15 @@ from ..wire import tree
 from ..wire.framing import Skipped
 from ..wire.jid import Jid
 from ..wire.stanza import Cleared, Stanza
-from . import directory, outbound
+from . import directory, offers, senders
 from .arrivals import Arrivals
 from .clientleg import ClientLeg
 from .departures import MOST, Departures
 from .directory import Outcome
-from .phase import LOCAL_DOMAIN, NOTICES, Phase
+from .phase import NOTICES, Phase
 from .questions import Then
 from .repeats import Repeats
+from .senders import Resources
 from .uplink import Uplink
 from .vocabulary import (
     ClientClose,
@@ -58,19 +58,6 @@ DRAIN = 20_000
 STOP = 3_000
 LOGIN_TIME = 60_000
 SAVE_EVERY = 5_000
-MOST_OTHERS = 64
-
-# features behind SASL that concern the client and that this proxy passes whole
-_PASSED = frozenset(
-    {
-        "{urn:ietf:params:xml:ns:xmpp-bind}bind",
-        "{urn:ietf:params:xml:ns:xmpp-session}session",
-        "{urn:xmpp:features:rosterver}ver",
-        "{urn:xmpp:features:pre-approval}sub",
-        "{http://jabber.org/protocol/caps}c",
-        "{urn:xmpp:csi:0}csi",
-    }
-)
 
 
 class Session:
@@ -100,7 +87,7 @@ class Session:
         self._effects: list[Effect] = []
         self._drain_until = 0
         self._began = house.clock()
-        self._others: set[str] = set()
+        self._resources = Resources()
         self._save_at = 0
 
     # -- what the edge asks ------
@@ -213,8 +200,7 @@ class Session:
 
     def admitted(self, features: list[Element]) -> None:
         """The server let the account in; so does the client's leg."""
-        passed = [feature for feature in features if feature.tag in _PASSED]
-        self._client_outputs(self.client.admit([*passed, _limits()]))
+        self._client_outputs(self.client.admit(offers.behind_login(features)))
 
     def bound(self, jid: Jid, result: Stanza) -> None:
         self.jid, self.bound_at = jid, self.house.clock()
@@ -329,13 +315,13 @@ class Session:
 
     def from_server(self, stanza: Stanza) -> None:
         """A stanza that answers no question of Tillie's."""
-        if _spoofed(stanza):
+        if senders.spoofed(stanza):
             return
         if stanza.name == "message":
             self._arrived(stanza)
         elif self.phase is not Phase.RECOVERING:
             if stanza.name == "presence":
-                self._note_own_resource(stanza)
+                self._resources.note(stanza, self.jid)
             elif self.repeats is not None and stanza.type in ("result", "error"):
                 self.repeats.answered(stanza.id or "", self.house.clock())
             self.to_client(stanza.to_bytes())
@@ -347,30 +333,17 @@ class Session:
         try:
             self._arrivals.message(stanza)
         except REMOTE as fault:
-            who = _bare(stanza.from_) or self.own.jid
+            who = senders.bare(stanza.from_) or self.own.jid
             self.own.notice(who, f"a message of {who} was left out: {fault.text}")
 
     def left_out(self, skipped: Skipped) -> None:
         """A peer's stanza beyond the limits is left out, not fatal (RES-15)."""
-        who = _bare(skipped.attrs.get("from")) or "somebody"
+        who = senders.bare(skipped.attrs.get("from")) or "somebody"
         self.own.notice(
             self.own.jid,
             f"a {skipped.name} from {who} was left out: {skipped.reason}",
             show=False,
         )
-
-    def _note_own_resource(self, stanza: Stanza) -> None:
-        """The own other resources, for linking."""
-        try:
-            sender = Jid.parse(stanza.from_ or "x")
-        except PeerFault:
-            return
-        if self.jid is None or sender.bare != self.jid.bare or sender == self.jid:
-            return
-        if stanza.type == "unavailable":
-            self._others.discard(str(sender))
-        elif stanza.type is None and len(self._others) < MOST_OTHERS:
-            self._others.add(str(sender))
 
     # -- to the client ------
 
@@ -426,7 +399,7 @@ class Session:
         """Read the own record and send the link requests that come of it."""
 
         def got(outcome: Outcome) -> None:
-            for request in with_record(outcome, sorted(self._others)):
+            for request in with_record(outcome, self._resources.others):
                 self.send_own(request, kept=False)
 
         directory.look_up(self, self.own.jid, None, got)
@@ -435,7 +408,7 @@ class Session:
         """Deadlines; called about twice a second."""
         now = self.house.clock()
         self.uplink.expire(now)
-        self.uplink.go_on()
+        self.uplink.recovery.go_on()
         if self.phase is Phase.LOGIN and now - self._began > LOGIN_TIME:
             self.end(EnvFault("no login in time", condition="connection-timeout"))
             return
@@ -445,39 +418,13 @@ class Session:
             Phase.BINDING,
             Phase.CUT,
         ):
-            self.uplink.watch_login(now)
+            self.uplink.watch.login(now)
         if self.phase is Phase.LIVE:
             if self._arrivals is not None:
                 self._arrivals.tick(now)
             self.own.tick(self, now)
-            self.uplink.watch(now)
+            self.uplink.watch.live(now)
             if now >= self._save_at:
                 self._save_at = now + SAVE_EVERY
                 self.uplink.save_count()
         self.pump()
-
-
-def _bare(address: str | None) -> str:
-    """The bare JID for a notice: a resource is its owner's to choose."""
-    try:
-        return str(Jid.parse(address).bare) if address else ""
-    except PeerFault:
-        return ""
-
-
-def _spoofed(stanza: Stanza) -> bool:
-    """Nobody on the network speaks as Tillie."""
-    try:
-        return stanza.from_ is not None and (
-            Jid.parse(stanza.from_).domain == LOCAL_DOMAIN
-        )
-    except PeerFault:
-        return False
-
-
-def _limits() -> Element:
-    """What fits a seal (XEP-0478), which is less than what the server takes."""
-    limits = Element("{urn:xmpp:stream-limits:0}limits")
-    most = SubElement(limits, "{urn:xmpp:stream-limits:0}max-bytes")
-    most.text = str(outbound.LARGEST_MESSAGE)
-    return limits

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..errors import PeerFault
+
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
@@ -145,3 +147,11 @@ def shown(text: str, most: int = _SHOWN) -> str:
     """
     line = " ".join(text[: 4 * most].split())
     return "".join(c if c.isprintable() else "\ufffd" for c in line)[:most]
+
+
+def out_of_order(who: str, name: str) -> PeerFault:
+    """The fault of an element ``<name/>`` that has no place in the login."""
+    return PeerFault(
+        f"{who} sent <{shown(name)}/> out of order during login",
+        condition="not-authorized",
+    )

@@ -111,7 +111,7 @@ def test_clear_message_is_not_sent_again_on_a_resumed_stream(change) -> None:  #
     world.settle()
     assert bob.bodies == ["counted well"]
     assert not alice.tillie.faults
-    assert line.handled == alice.session.uplink._ledger.sent  # type: ignore[union-attr]
+    assert line.handled == alice.session.uplink.ledger.sent  # type: ignore[union-attr]
     assert not alice.session.uplink.messages_waiting
 
 
