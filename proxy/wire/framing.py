@@ -16,8 +16,10 @@ from .restricted import (
     AFTER_LOGIN,
     BEFORE_LOGIN,
     CLIENT_NS,
+    COMPONENT_NS,
     PAYLOAD,
     SEPARATOR,
+    SERVER_NS,
     STREAMS_NS,
     WHITE,
     XML_NS,
@@ -34,7 +36,10 @@ from .tree import clark, clark_attributes, longest_name
 __all__ = (
     "AFTER_LOGIN",
     "BEFORE_LOGIN",
+    "CLIENT_NS",
+    "COMPONENT_NS",
     "PAYLOAD",
+    "SERVER_NS",
     "Broken",
     "Closed",
     "Event",
@@ -47,6 +52,11 @@ __all__ = (
 
 # What a stream header declares without making raw stanzas depend on it.
 _USUAL_SCOPE: Final = {"": CLIENT_NS, "stream": STREAMS_NS, "xml": XML_NS}
+_STREAMS: Final = {
+    CLIENT_NS: "a client's stream",
+    SERVER_NS: "a stream between servers",
+    COMPONENT_NS: "a component's stream",
+}
 # Names, and declarations: expat keeps each prefix too.
 _RENEW_AFTER_NAMES: Final = 8192
 _BOM: Final = b"\xef\xbb\xbf"
@@ -60,7 +70,7 @@ class Opened:
     """The stream header came.
 
     :param attrs: plain names, and Clark names for those with a namespace.
-    :param default_ns: the content namespace, always ``jabber:client``.
+    :param default_ns: the content namespace, which the framer was made for.
     :param foreign: the header declares more than the usual two namespaces, so
         that stanzas cannot be passed on as the bytes they came in.
     """
@@ -140,11 +150,21 @@ class Framer:
     :param limits: may be set to others between two calls of :meth:`feed`.
     :param skip_over_limits: whether a well-formed stanza over the limits is left
         out and reported as :class:`Skipped`, or breaks the stream.
+    :param content: the content namespace that the header has to declare (RFC 6120,
+        4.8.2).  Stanzas of another than a client's are never passed on as the
+        bytes they came in.
     """
 
-    def __init__(self, limits: Limits, *, skip_over_limits: bool = False) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        skip_over_limits: bool = False,
+        content: str = CLIENT_NS,
+    ) -> None:
         self.limits = limits
         self._skip = skip_over_limits
+        self._content = content
         self._events: list[Event] = []
         self._broken = False
         self._take: Callable[[bytes], bytes] = self._sniff
@@ -403,9 +423,10 @@ class Framer:
             self._over(f"uses more than {limits.new_names} new names")
 
     def _open_stream(self, tag: str, attributes: dict[str, str]) -> None:
-        if not tag.startswith(STREAMS_NS) or self._scope.get("") != CLIENT_NS:
+        if not tag.startswith(STREAMS_NS) or self._scope.get("") != self._content:
+            what = _STREAMS[self._content]
             raise PeerFault(
-                "the stream header has other namespaces than a client's stream",
+                f"the stream header has other namespaces than {what}",
                 condition="invalid-namespace",
             )
         if tag != _STREAM_TAG:
@@ -423,7 +444,8 @@ class Framer:
         if foreign:
             self._foreign = Scope(header, header[1:].split(None, 1)[0])
         self._parser.StartNamespaceDeclHandler = None
-        self._events.append(Opened(clark_attributes(attributes), CLIENT_NS, foreign))
+        opened = Opened(clark_attributes(attributes), self._content, foreign)
+        self._events.append(opened)
 
     def _close_stream(self) -> None:
         end = self._parser.CurrentByteIndex - self._base

@@ -16,6 +16,8 @@ from xml.parsers.expat import ExpatError, ParserCreate, XMLParserType, errors
 from ..errors import PeerFault
 
 CLIENT_NS: Final = "jabber:client"
+SERVER_NS: Final = "jabber:server"
+COMPONENT_NS: Final = "jabber:component:accept"
 STREAMS_NS: Final = "http://etherx.jabber.org/streams"
 XML_NS: Final = "http://www.w3.org/XML/1998/namespace"
 

@@ -164,7 +164,7 @@ def error_reply(
     for key, value in ends:
         if value is not None:
             reply.set(key, value)
-    error = SubElement(reply, f"{{{CLIENT_NS}}}error", {"type": kind})
+    error = SubElement(reply, f"{{{stanza.ns}}}error", {"type": kind})
     SubElement(error, f"{{{STANZAS_NS}}}{condition}")
     _add_text(error, STANZAS_NS, text)
     return reply
