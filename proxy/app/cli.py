@@ -24,6 +24,7 @@ from .. import __version__
 from ..errors import Fault
 from .config import load, state_folder
 from .control import NotRunning, ask
+from .gatecli import InOrder, gate
 from .sources import PUBLIC_SWITCH, UsageFault
 from .terminal import escaped, table
 
@@ -78,15 +79,6 @@ def _usage_hint(error: click.UsageError) -> str:
 # -- tillie run -------------------------------------------------------------
 
 
-class _Run(click.Command):
-    """Remembers in which order listeners were asked for: their lines come in it."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
-        ctx.meta["listen_order"] = [parameter.name for parameter in order]
-        return super().parse_args(ctx, args)
-
-
 @click.group(
     no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
@@ -99,7 +91,7 @@ def tillie() -> None:
     """
 
 
-@tillie.command(cls=_Run)
+@tillie.command(cls=InOrder)
 @click.option("--listen", multiple=True, metavar="ADDR:PORT", help="Offer STARTTLS.")
 @click.option("--listen-tls", multiple=True, metavar="ADDR:PORT", help="Direct TLS.")
 @click.option("--state", metavar="DIR", help="Folder for everything that is kept.")
@@ -342,7 +334,7 @@ _to_come("verify", "Compare a contact's fingerprint and keep the result.")
 _to_come("export", "Write the account's keys to a file.")
 _to_come("import", "Read the account's keys from a file.")
 _to_come("service", "Start Tillie with the machine.")
-_to_come("gate", "Stand in front of a server.")
+tillie.add_command(gate)
 
 
 # -- for people -------------------------------------------------------------

@@ -9,15 +9,23 @@ are merged domain by domain, other lists replace each other whole.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple, TypeAlias, cast, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 from ..errors import ConfigFault
+from .addresses import (
+    Address,
+    Listener,
+    address_of,
+    ip_of,
+    is_loopback,
+    listeners_of,
+    plain,
+)
 from .sources import (
     PUBLIC_SWITCH,
     Origin,
@@ -34,25 +42,7 @@ Unknown: TypeAlias = Literal["ask", "require"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 
-class Address(NamedTuple):
-    """A host (an IP address without brackets, or a name) and a TCP or UDP port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
-class Listener(NamedTuple):
-    """One listening address and what is spoken on it first."""
-
-    address: Address
-    security: Literal["starttls", "tls"]
-
-    def __str__(self) -> str:
-        return f"{self.address} ({self.security})"
+_DEFAULT = (Listener(Address("127.0.0.1", 5222), "starttls"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +96,7 @@ def load(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
     """
     sources = Sources(options, environ)
     public = sources.flag(PUBLIC_SWITCH, default=False)
-    listeners = _listeners(sources, public=public)
+    listeners = listeners_of(sources, public=public) or _DEFAULT
     servers, tls = _servers(sources)
     return Config(
         listen=tuple(one.address for one in listeners if one.security == "starttls"),
@@ -136,112 +126,14 @@ def state_folder(options: Mapping[str, object], environ: Mapping[str, str]) -> P
     return _state(Sources(options, environ))
 
 
-# -- the form of one value --------------------------------------------------
-
-
-def _address(text: str, origin: Origin, *, lowest: int = 1) -> Address:
-    """Parse ``HOST:PORT`` or ``[V6]:PORT``; ``localhost`` becomes 127.0.0.1."""
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if bracketed:
-        host = host[1:-1]
-    wrong = origin.fault(
-        f'"{text}" is not of the form HOST:PORT',
-        "for example 127.0.0.1:5222, or [::1]:5222",
-    )
-    if not colon or not host or bracketed != (":" in host) or not _plain(host):
-        raise wrong
-    # int() alone would take "+1", "1_0" and other scripts' digits.
-    if not (port.isascii() and port.isdigit() and len(port) <= 5):
-        raise wrong
-    if not lowest <= int(port) <= 65535:
-        raise origin.fault(f'the port in "{text}" is not in {lowest}..65535')
-    if bracketed and _ip(host) is None:
-        raise wrong
-    # A name may be answered by whoever runs DNS; this one has one meaning only
-    # (RFC 6761, 6.3), and the loopback checks below count on it.
-    if host.lower().rstrip(".") == "localhost":
-        host = "127.0.0.1"
-    return Address(host, int(port))
-
-
-def _plain(host: str) -> bool:
-    return host.isprintable() and not set(host) & set(" /@[]=,\"'")
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def _is_loopback(host: str) -> bool:
-    ip = _ip(host)
-    return ip is not None and ip.is_loopback
+# -- the settings -----------------------------------------------------------
 
 
 def _domain(text: str, origin: Origin) -> str:
     domain = text.lower().rstrip(".")
-    if not domain or not _plain(domain) or len(domain) > 1023:
+    if not domain or not plain(domain) or len(domain) > 1023:
         raise origin.fault(f'"{text}" is not a domain')
     return domain
-
-
-# -- the settings -----------------------------------------------------------
-
-
-def _listeners(sources: Sources, *, public: bool) -> tuple[Listener, ...]:
-    plain = [
-        Listener(address, "starttls")
-        for address in _listen_addresses(sources, "listen", public=public)
-    ]
-    direct = [
-        Listener(address, "tls")
-        for address in _listen_addresses(sources, "listen-tls", public=public)
-    ]
-    given = _in_order(plain, direct, sources.options.get("listen_order"))
-    if not given:
-        return (Listener(Address("127.0.0.1", 5222), "starttls"),)
-    taken: set[Address] = set()
-    for one in given:
-        if one.address in taken:
-            raise ConfigFault(f"{one.address} is to be listened on twice")
-        if one.address.port:
-            taken.add(one.address)
-    return tuple(given)
-
-
-def _in_order(
-    plain: list[Listener], direct: list[Listener], order: object
-) -> list[Listener]:
-    queues = {"listen": list(plain), "listen_tls": list(direct)}
-    names = order if isinstance(order, list | tuple) else ()
-    # Without a word on the order (variables, file) the order is as written here.
-    out = [queues[name].pop(0) for name in names if queues.get(name)]
-    return out + queues["listen"] + queues["listen_tls"]
-
-
-def _listen_addresses(
-    sources: Sources, name: str, *, public: bool
-) -> Iterator[Address]:
-    texts, origin = sources.texts(name) or ((), Origin(name, "file"))
-    for text in texts:
-        address = _address(text, origin, lowest=0)
-        if _ip(address.host) is None:
-            raise origin.fault(
-                f'"{address.host}" is a name; a listener needs an IP address',
-                "for example 127.0.0.1:5222, or [::1]:5222",
-            )
-        if not public and not _is_loopback(address.host):
-            # Not origin.fault: the form is right, it is the wish that is refused.
-            raise ConfigFault(
-                f"{origin.name}: {address} can be reached from other machines,"
-                " and passwords would cross the network to get there",
-                hint="listen on 127.0.0.1 or [::1];"
-                f" if it really must be, say so with --{PUBLIC_SWITCH}",
-            )
-        yield address
 
 
 def _state(sources: Sources) -> Path:
@@ -263,8 +155,8 @@ def _resolver(sources: Sources) -> Address | None:
     found = sources.text("resolver")
     if not found:
         return None
-    address = _address(*found)
-    if _ip(address.host) is None:
+    address = address_of(*found)
+    if ip_of(address.host) is None:
         raise found[1].fault(f'"{address.host}" is a name; an IP address is wanted')
     return address
 
@@ -295,13 +187,13 @@ def _servers(sources: Sources) -> tuple[dict[str, Address], dict[str, Tls]]:
     tls: dict[str, Tls] = {}
     off: dict[str, Origin] = {}
     for domain, text, origin in _by_domain(sources, "server"):
-        servers[domain] = _address(text, origin)
+        servers[domain] = address_of(text, origin)
     for domain, text, origin in _by_domain(sources, "tls"):
         tls[domain] = cast(Tls, as_word(text, origin, get_args(Tls)))
         off[domain] = origin
     for domain, mode in tls.items():
         server = servers.get(domain)
-        if mode == "off" and (server is None or not _is_loopback(server.host)):
+        if mode == "off" and (server is None or not is_loopback(server.host)):
             raise ConfigFault(
                 f"{off[domain].name}: TLS cannot be off for {domain}:"
                 " its server is not known to be on this machine",
@@ -351,7 +243,7 @@ def _warnings(
     sources: Sources, listeners: tuple[Listener, ...], tls: Mapping[str, Tls]
 ) -> Iterator[str]:
     for one in listeners:
-        if not _is_loopback(one.address.host):
+        if not is_loopback(one.address.host):
             yield (
                 f"listening on {one}, as --{PUBLIC_SWITCH} asks:"
                 " other machines can try passwords here"

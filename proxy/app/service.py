@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import __version__
@@ -20,7 +20,8 @@ from ..errors import EnvFault, Fault
 from ..keys.sqlite import open_store
 from ..keys.store import Store
 from . import control
-from .config import Config, Listener
+from .addresses import Listener
+from .config import Config
 from .log import start as start_log
 
 
@@ -84,41 +85,19 @@ class Service:
         _arm_crash_point(os.environ.get("TILLIE_CRASH", ""))
         self._listeners = [self._listen(one) for one in self.config.listeners]
         self._control = control.serve(self._reactor, self.config.state, self._command)
-        self._signals()
+        on_signals(self._reactor, self.stop, self.reload)
         self._driver.start()
         for line in self._listeners:
             sys.stdout.write(f"tillie: listening on {line}\n")
         sys.stdout.flush()
 
     def _listen(self, listener: Listener) -> str:
-        from twisted.internet.error import CannotListenError
-
-        host, port = listener.address
         factory = self._driver.factory(secure=listener.security == "tls")
-        try:
-            opened = self._reactor.listenTCP(port, factory, interface=host)
-        except CannotListenError as error:
-            reason = getattr(error.socketError, "strerror", None) or error.socketError
-            raise EnvFault(
-                f"cannot listen on {listener.address}: {reason}",
-                hint="another program has the port; choose one with --listen, for "
-                "instance --listen 127.0.0.1:5322",
-            ) from error
-        self._ports.append(opened)
-        real = listener.address._replace(port=opened.getHost().port)
-        return str(listener._replace(address=real))
+        port, line = listen(self._reactor, listener, factory)
+        self._ports.append(port)
+        return line
 
     # -- signals ------
-
-    def _signals(self) -> None:
-        def on_reactor(handler: Any) -> Any:
-            return lambda *_: self._reactor.callFromThread(handler)
-
-        signal.signal(signal.SIGTERM, on_reactor(self.stop))
-        signal.signal(signal.SIGINT, on_reactor(self.stop))
-        signal.signal(signal.SIGHUP, on_reactor(self.reload))
-        # the reactor sleeps in poll: a signal has to wake it
-        self._reactor._initThreads()
 
     def stop(self) -> None:
         """SIGTERM: no new clients, streams end in good order, then the end."""
@@ -184,6 +163,42 @@ class Service:
             "listeners": self._listeners,
             "notices": count,
         }
+
+
+def listen(reactor: Any, listener: Listener, factory: Any) -> tuple[Any, str]:
+    """Listen; the port, and the listener as it is told, with its real number.
+
+    :raises EnvFault: the address cannot be had.
+    """
+    from twisted.internet.error import CannotListenError
+
+    host, port = listener.address
+    try:
+        opened = reactor.listenTCP(port, factory, interface=host, backlog=1024)
+    except CannotListenError as error:
+        reason = getattr(error.socketError, "strerror", None) or error.socketError
+        raise EnvFault(
+            f"cannot listen on {listener.address}: {reason}",
+            hint="another program has the port; choose one with --listen, for "
+            "instance --listen 127.0.0.1:5322",
+        ) from error
+    real = listener.address._replace(port=opened.getHost().port)
+    return opened, str(listener._replace(address=real))
+
+
+def on_signals(
+    reactor: Any, stop: Callable[[], None], reload: Callable[[], None]
+) -> None:
+    """SIGTERM and SIGINT stop, SIGHUP reloads; both on the reactor's thread."""
+
+    def on_reactor(handler: Callable[[], None]) -> Any:
+        return lambda *_: reactor.callFromThread(handler)
+
+    signal.signal(signal.SIGTERM, on_reactor(stop))
+    signal.signal(signal.SIGINT, on_reactor(stop))
+    signal.signal(signal.SIGHUP, on_reactor(reload))
+    # the reactor sleeps in poll: a signal has to wake it
+    reactor._initThreads()
 
 
 def settings(config: Config) -> Settings:

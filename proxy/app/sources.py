@@ -30,9 +30,31 @@ _TOP = (
     "fallback",
     "servers",
     "policy",
+    "gate",
 )
 _POLICY = ("unknown", "require")
 _SERVER = ("server", "tls")
+METRICS_SWITCH = "metrics-beyond-this-machine"
+_GATE = (
+    "domain",
+    "listen",
+    "listen-tls",
+    "backend",
+    "cert",
+    "key",
+    "policy",
+    "store",
+    "state",
+    "proxy-protocol",
+    "proxy-from",
+    "metrics",
+    METRICS_SWITCH,
+    "strangers",
+    "strangers-each",
+    "log-level",
+    "log-json",
+)
+_GATE_POLICY = ("domain", "account", "network", "policy")
 # Variables that other parts read (named crash points, the client's account), so
 # that a warning about a likely slip of the pen does not name them.
 _OTHER_VARIABLES = ("TILLIE_CONFIG", "TILLIE_ACCOUNT", "TILLIE_JSON", "TILLIE_CRASH")
@@ -57,11 +79,19 @@ class Origin:
 
 
 class Sources:
-    """The options, the variables and the TOML file, asked in this order."""
+    """The options, the variables and the TOML file, asked in this order.
+
+    :param section: the table of the file in which the keys stand, ``gate`` for the
+        gate's; empty for the top and ``[policy]``.
+    """
 
     def __init__(
-        self, options: Mapping[str, object], environ: Mapping[str, str]
+        self,
+        options: Mapping[str, object],
+        environ: Mapping[str, str],
+        section: str = "",
     ) -> None:
+        self.section = section
         self.options = {
             name: value
             for name, value in options.items()
@@ -92,14 +122,20 @@ class Sources:
             yield self.options[option], Origin(f"--{name}", "option")
         if variable in self.environ:
             yield self.environ[variable], Origin(variable, "variable")
-        table = self.document.get("policy", {}) if name in _POLICY else self.document
+        table = self._table(name)
         if isinstance(table, Mapping) and name in table:
             yield table[name], self.in_file(name)
+
+    def _table(self, name: str) -> object:
+        if self.section:
+            return self.document.get(self.section)
+        return self.document.get("policy") if name in _POLICY else self.document
 
     def in_file(self, name: str) -> Origin:
         """Name a key of the TOML file."""
         assert self.path is not None
-        return Origin(f"{self.path}: {name}", "file", self.path.parent)
+        inside = f"{self.section}." if self.section else ""
+        return Origin(f"{self.path}: {inside}{name}", "file", self.path.parent)
 
     def text(self, name: str) -> tuple[str, Origin] | None:
         """Return the strongest value as text, or None where no source has one."""
@@ -166,7 +202,20 @@ def _checked(document: dict[str, object], path: Path) -> dict[str, object]:
             )
             for domain, one in _table(top["servers"], "servers", path).items()
         }
+    if "gate" in top:
+        top["gate"] = _checked_gate(_table(top["gate"], "gate", path), path)
     return top
+
+
+def _checked_gate(table: Mapping[str, object], path: Path) -> dict[str, object]:
+    gate = _known(table, _GATE, "gate.", path)
+    rows = gate.get("policy")
+    if isinstance(rows, list):
+        gate["policy"] = [
+            _known(_table(one, "gate.policy", path), _GATE_POLICY, "gate.policy.", path)
+            for one in rows
+        ]
+    return gate
 
 
 def _table(value: object, name: str, path: Path) -> Mapping[str, object]:
@@ -197,6 +246,8 @@ def _suggestion(key: str, keys: tuple[str, ...], prefix: str) -> str:
 
     places = {f'servers."example.org".{name}': name for name in _SERVER}
     places |= {f"policy.{name}": name for name in _POLICY}
+    places |= {f"gate.policy.{name}": name for name in _GATE_POLICY}
+    places |= {f"gate.{name}": name for name in _GATE}
     places |= {name: name for name in _TOP}
     places |= {f"{prefix}{name}": name for name in keys}
     close = difflib.get_close_matches(key, list(places.values()), n=1, cutoff=0.6)
@@ -266,7 +317,7 @@ def slips(environ: Mapping[str, str]) -> Iterator[str]:
     """Yield a warning for each ``TILLIE_*`` variable that looks like a misspelt one."""
     # Only a warning: TILLIE_* is also what container platforms set by themselves
     # for a service that happens to have this name (TILLIE_SERVICE_HOST).
-    names = (*_TOP, *_POLICY, *_SERVER)
+    names = {*_TOP, *_POLICY, *_SERVER, *_GATE}
     known = [f"TILLIE_{name.upper().replace('-', '_')}" for name in names]
     known += _OTHER_VARIABLES
     odd = sorted(name for name in environ if name not in known)

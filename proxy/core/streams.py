@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import PeerFault
+from ..wire.tree import quoted
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
@@ -77,25 +78,20 @@ def header(
     to: str | None = None,
     from_: str | None = None,
     stream_id: str | None = None,
+    lang: str | None = None,
 ) -> bytes:
     """Give the XML declaration and the opening tag of a stream (RFC 6120, 4.7)."""
     given = {"from": from_, "to": to, "id": stream_id}
     attributes = "".join(
-        f" {name}='{_escaped(value)}'"
+        f" {name}='{quoted(value)}'"
         for name, value in given.items()
         if value is not None
     )
     return (
         "<?xml version='1.0'?>"
         f"<stream:stream xmlns='jabber:client' xmlns:stream='{STREAMS}'"
-        f"{attributes} version='1.0' xml:lang='en'>"
+        f"{attributes} version='1.0' xml:lang='{quoted(lang or 'en')}'>"
     ).encode()
-
-
-def _escaped(value: str) -> str:
-    for character, reference in (("&", "&amp;"), ("<", "&lt;"), ("'", "&apos;")):
-        value = value.replace(character, reference)
-    return value
 
 
 def speaks_xmpp(version: str | None) -> bool:

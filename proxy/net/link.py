@@ -54,6 +54,17 @@ class LinkOwner(Protocol):
         """What was waiting is sent."""
 
 
+def acknowledge(connection: socket.socket) -> None:
+    """Undo delayed acknowledgement, which Linux turns on again by itself.
+
+    A server with Nagle's algorithm on (Prosody) waits for our ACK before it sends
+    the next small stanza.
+    """
+    if _QUICKACK is not None:
+        with suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+
 @implementer(IHandshakeListener, IPushProducer)
 class Link(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
     """A connection to a server.
@@ -258,11 +269,5 @@ class Link(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         )
 
     def _acknowledge(self) -> None:
-        """Undo delayed acknowledgement, which Linux turns on again by itself.
-
-        A server with Nagle's algorithm on (Prosody) waits for our ACK before
-        it sends the next small stanza.
-        """
-        if _QUICKACK is not None and self._socket is not None:
-            with suppress(OSError):
-                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        if self._socket is not None:
+            acknowledge(self._socket)

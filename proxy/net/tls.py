@@ -375,7 +375,7 @@ def server_context(
     certificate: x509.Certificate, key: Any, chain: tuple[x509.Certificate, ...] = ()
 ) -> SSL.Context:
     """A context that answers with *certificate*; no session is kept or resumed."""
-    context = _accepting()
+    context = accepting()
     context.use_certificate(certificate)
     context.use_privatekey(key)
     for issuer in chain:
@@ -408,7 +408,7 @@ class ServerTls:
     def _choosing(self) -> SSL.Context:
         # It has no certificate of its own: unless another takes its place, no
         # handshake can succeed.
-        context = _accepting()
+        context = accepting()
         context.set_tlsext_servername_callback(self._by_name)
         return context
 
@@ -431,7 +431,8 @@ def _select(connection: SSL.Connection, offered: list[bytes]) -> bytes:
     raise SSL.Error([("SSL routines", "", "no application protocol")])
 
 
-def _accepting() -> SSL.Context:
+def accepting() -> SSL.Context:
+    """For the accepting side; it has no certificate yet."""
     context = _context(SSL.TLS_SERVER_METHOD)
     context.set_options(SSL.OP_NO_TICKET)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)

@@ -170,11 +170,16 @@ def error_reply(
     return reply
 
 
-def stream_error(condition: str, text: str) -> bytes:
-    """Build a stream error and the end of the stream (RFC 6120, 4.9)."""
+def stream_error(condition: str, text: str, application: str = "") -> bytes:
+    """Build a stream error and the end of the stream (RFC 6120, 4.9).
+
+    :param application: Clark name of an application-specific condition (4.9.4).
+    """
     error = Element(f"{{{STREAMS_NS}}}error")
     SubElement(error, f"{{{STREAM_ERRORS_NS}}}{condition}")
     _add_text(error, STREAM_ERRORS_NS, text)
+    if application:
+        SubElement(error, application)
     inner = b"".join(serialise(child) for child in error)
     return b"<stream:error>" + inner + b"</stream:error></stream:stream>"
 

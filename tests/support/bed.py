@@ -1,6 +1,7 @@
 """The test bed: one private server, taps, Tillies and people, in one folder.
 
     client  ->  Tillie  ->  Tap (records)  ->  Prosody (a.test and b.test)
+    client  ->  Gate  ->  Prosody
 
 Each bed that was opened is in OPEN until it is closed; the fixture in
 tests/conftest.py searches and closes them all after every integration test.
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from .canary import Canaries, Hit, files, process
-from .certificates import Authority
+from .certificates import Authority, Leaf
+from .gate import Gate
+from .gateclient import GateClient
+from .persons import Person
 from .prosody import Prosody
 from .raw import RawClient
 from .scripted import Scripted
@@ -57,6 +61,7 @@ class Bed:
         self.passwords: dict[str, str] = {}
         self.taps: list[Tap] = []
         self.tillies: list[Tillie] = []
+        self.gates: list[Gate] = []
         self._clients: list[Stoppable] = []
         self._raw: list[RawClient] = []
         OPEN.append(self)
@@ -126,6 +131,44 @@ class Bed:
         self.tillies.append(tillie)
         return tillie.start() if start else tillie
 
+    def gate(
+        self,
+        label: str = "gate",
+        *,
+        backends: Mapping[str, int] | None = None,
+        leaves: Mapping[str, Leaf] | None = None,
+        start: bool = True,
+        **options: Any,
+    ) -> Gate:
+        """Start a gate, by default for all domains in front of the bed's server.
+
+        That one has to be started with `require_encryption=False`: behind a gate
+        it takes clients on loopback without TLS. Options as the fields of Gate.
+        """
+        ports = dict.fromkeys(self.domains, self.server.starttls_port)
+        backends = ports if backends is None else backends
+        certificates = dict.fromkeys(backends, self.leaf) | dict(leaves or {})
+        gate = Gate(self.folder / label, backends, certificates, **options)
+        self.gates.append(gate)
+        return gate.start() if start else gate
+
+    def at_gate(
+        self, gate: Gate, person: Person | str, *, port: int = 0, **options: Any
+    ) -> GateClient:
+        """Connect a scripted client to a gate; nothing is sent yet.
+
+        `person` has keys; a bare JID instead is a client without Tillie.
+        """
+        keys = None if isinstance(person, str) else person
+        jid = person if isinstance(person, str) else person.jid
+        domain = jid.partition("@")[2]
+        self.account(jid)
+        client = GateClient(
+            port or gate.port, domain, self.authority.ca, keys, **options
+        )
+        self._raw.append(client)
+        return client
+
     def home(self, label: str) -> Path:
         """Return an empty home folder for a client."""
         folder = self.folder / "home" / label
@@ -160,10 +203,11 @@ class Bed:
 
     def own_places(self) -> dict[str, bytes]:
         """Return what the Tillies keep and write: state, log, process."""
-        places = files([one.folder for one in self.tillies])
-        for tillie in self.tillies:
-            if tillie.running:
-                places |= process(tillie.pid)
+        programs = [*self.tillies, *self.gates]
+        places = files([one.folder for one in programs])
+        for program in programs:
+            if program.running:
+                places |= process(program.pid)
         return places
 
     def hits(self) -> list[Hit]:
@@ -177,7 +221,8 @@ class Bed:
 
     def report(self) -> dict[str, str]:
         """Return the ends of all logs by name, for failing tests."""
-        texts = {f"{one.folder.name} (Tillie)": one.errors for one in self.tillies}
+        programs = [*self.tillies, *self.gates]
+        texts = {f"{one.folder.name} (Tillie)": one.errors for one in programs}
         texts["Prosody"] = self.server.log
         return {name: text[-4000:] for name, text in texts.items() if text}
 
@@ -191,6 +236,8 @@ class Bed:
             client.stop()
         for tillie in self.tillies:
             tillie.kill()
+        for gate in self.gates:
+            gate.kill()
         for tap in self.taps:
             tap.stop()
         self.server.kill()

@@ -19,8 +19,97 @@ ROOT = Path(__file__).resolve().parents[2]
 _LISTENING = re.compile(r"^tillie: listening on [\d.]+:(\d+) \((\w+)\)$", re.MULTILINE)
 
 
+class Program:
+    """A process of `python -m proxy`, or of another module with its arguments.
+
+    Output and errors are collected in files in `folder`, over restarts.
+    """
+
+    folder: Path
+    environment: Mapping[str, str]
+    module = "proxy"
+    _process: subprocess.Popen[bytes] | None
+    _from: int
+
+    @property
+    def output(self) -> str:
+        """Standard output of all runs."""
+        return _text(self.folder / "output")
+
+    @property
+    def errors(self) -> str:
+        """Standard error of all runs: the log."""
+        return _text(self.folder / "errors")
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start the program with these arguments and do not wait for it."""
+        assert not self.running, "it runs already"
+        self._from = len(self.output)
+        with (
+            (self.folder / "output").open("ab") as output,
+            (self.folder / "errors").open("ab") as errors,
+        ):
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self.module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                cwd=ROOT,
+                env=self._environment(),
+            )
+        return self._process
+
+    def stop(self, *, seconds: float = 10) -> int:
+        """Send SIGTERM and return the exit code."""
+        return self._end(signal.SIGTERM, seconds)
+
+    def kill(self) -> int:
+        """Send SIGKILL and return when the process is gone."""
+        return self._end(signal.SIGKILL, 10)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send any signal, as SIGSTOP, SIGCONT or SIGHUP."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, *, seconds: float = 10) -> int:
+        """Wait until it ends by itself and return the exit code."""
+        assert self._process is not None
+        return self._process.wait(seconds)
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **self.environment,
+        }
+
+    def _end(self, how: signal.Signals, seconds: float) -> int:
+        if self._process is None:
+            return 0
+        if self._process.poll() is None:
+            self._process.send_signal(how)
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
+            raise AssertionError(
+                f"it runs on {seconds:g} s after {how.name}\n{self.errors[-3000:]}"
+            ) from None
+
+
 @dataclass
-class Tillie:
+class Tillie(Program):
     """One `tillie run` with its own state folder.
 
     `servers` maps domains to loopback ports, `tls` domains to starttls, direct
@@ -43,25 +132,6 @@ class Tillie:
     @property
     def state(self) -> Path:
         return self.folder / "state"
-
-    @property
-    def output(self) -> str:
-        """Standard output of all runs."""
-        return _text(self.folder / "output")
-
-    @property
-    def errors(self) -> str:
-        """Standard error of all runs: the log."""
-        return _text(self.folder / "errors")
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
 
     def start(self, *, seconds: float = 20) -> Tillie:
         """Start it and return when it listens; the same port over restarts.
@@ -87,46 +157,10 @@ class Tillie:
             arguments += ["--tls", f"{domain}={mode}"]
         return [*arguments, *self.arguments]
 
-    def spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start the program with these arguments and do not wait for it."""
-        assert not self.running, "it runs already"
-        self._from = len(self.output)
-        with (
-            (self.folder / "output").open("ab") as output,
-            (self.folder / "errors").open("ab") as errors,
-        ):
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "proxy", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=errors,
-                cwd=ROOT,
-                env=self._environment(),
-            )
-        return self._process
-
-    def stop(self, *, seconds: float = 10) -> int:
-        """Send SIGTERM and return the exit code."""
-        return self._end(signal.SIGTERM, seconds)
-
-    def kill(self) -> int:
-        """Send SIGKILL and return when the process is gone."""
-        return self._end(signal.SIGKILL, 10)
-
     def restart(self) -> Tillie:
         """Kill it and start it with the same state and port."""
         self.kill()
         return self.start()
-
-    def send_signal(self, number: signal.Signals) -> None:
-        """Send any signal, as SIGSTOP, SIGCONT or SIGHUP."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def wait(self, *, seconds: float = 10) -> int:
-        """Wait until it ends by itself and return the exit code."""
-        assert self._process is not None
-        return self._process.wait(seconds)
 
     def command(
         self, *arguments: str, given: str = "", seconds: float = 30
@@ -153,13 +187,6 @@ class Tillie:
         """Return the CA (PEM) of its local leg; it is made at the first STARTTLS."""
         return next(self.state.rglob("ca.pem")).read_text()
 
-    def _environment(self) -> dict[str, str]:
-        return {
-            "PATH": os.environ["PATH"],
-            "PYTHONDONTWRITEBYTECODE": "1",
-            **self.environment,
-        }
-
     def _listening(self) -> int | None:
         found = _LISTENING.search(self.output, self._from)
         if found:
@@ -169,20 +196,6 @@ class Tillie:
             code = self._process.returncode
             raise AssertionError(f"tillie ended with {code}\n{self.errors[-3000:]}")
         return None
-
-    def _end(self, how: signal.Signals, seconds: float) -> int:
-        if self._process is None:
-            return 0
-        if self._process.poll() is None:
-            self._process.send_signal(how)
-        try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(10)
-            raise AssertionError(
-                f"tillie runs on {seconds:g} s after {how.name}\n{self.errors[-3000:]}"
-            ) from None
 
 
 def _text(file: Path) -> str:

@@ -88,7 +88,6 @@ def test_wrong_usage_is_2(
         ["export", "FILE"],
         ["import", "FILE", "--passphrase-file", "F"],
         ["service", "install"],
-        ["gate", "run", "--domain", "e.org", "--json"],
     ],
 )
 def test_what_is_not_built_says_so(tillie: Tillie, argv: list[str]) -> None:

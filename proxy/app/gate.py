@@ -1,0 +1,126 @@
+"""The running gate: assemble, listen, serve, reload, stop."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import suppress
+from typing import Any
+
+from ..errors import ConfigFault, Fault
+from ..net.gate import Gate, Settings
+from ..net.gatetls import Files, GateCertificates
+from ..net.registry import RegistryWorker
+from ..net.signer import Signer
+from .gateconfig import GateConfig
+from .log import say
+from .log import start as start_log
+from .service import listen, on_signals
+
+_RESERVED = 64
+"""File descriptors that are not for clients: the registry, logs, listeners."""
+
+
+def run(config: GateConfig) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code.
+
+    :raises Fault: it could not start.
+    """
+    raise ConfigFault("a gate has no registry and no signing process yet")
+
+
+class GateService:
+    """One gate."""
+
+    def __init__(
+        self, config: GateConfig, worker: RegistryWorker, signer: Signer, reactor: Any
+    ) -> None:
+        self.config = config
+        self._reactor = reactor
+        self._worker = worker
+        certificates = _certificates(config)
+        self._gate = Gate(
+            reactor, settings(config), certificates, worker, signer, self._count
+        )
+        self._stopping = False
+
+    def start(self) -> None:
+        """Listen, then say so, line by line, and only then serve.
+
+        :raises EnvFault: an address cannot be had.
+        """
+        start_log(self.config.log_level, as_json=self.config.log_json)
+        gate = self._gate
+        gate.capacity = (_open_files() - _RESERVED) // 2
+        lines = []
+        for one in self.config.listeners:
+            factory = gate.factory(direct=one.security == "tls")
+            port, line = listen(self._reactor, one, factory)
+            gate.ports.append(port)
+            lines.append(line)
+        on_signals(self._reactor, self.stop, self.reload)
+        self._worker.start()
+        gate.start()
+        for warning in gate.certificates.warnings:
+            say(warning)
+        for line in lines:
+            sys.stdout.write(f"tillie: listening on {line}\n")
+        sys.stdout.flush()
+
+    def _count(self, occasion: str) -> None:
+        pass
+
+    def stop(self) -> None:
+        """SIGTERM: no new clients, streams end with a word, then the end."""
+        if self._stopping:
+            return
+        self._stopping = True
+        done = self._gate.stop()
+        done.addCallback(lambda _: self._worker.stop())
+        done.addCallback(lambda _: self._reactor.stop())
+
+    def reload(self) -> None:
+        """SIGHUP: read configuration, certificates and keys again; nobody is
+        dropped.  What is wrong changes nothing."""
+        try:
+            config = self.config.again()
+            certificates = _certificates(config)
+        except Fault as fault:
+            say(f"the configuration was not reloaded: {fault.text}")
+            return
+        if config.listeners != self.config.listeners:
+            say("other listeners are taken at the next start only")
+        self.config = config
+        self._gate.reload(settings(config), certificates)
+        for warning in (*config.warnings, *certificates.warnings):
+            say(warning)
+        say("configuration reloaded")
+
+
+def settings(config: GateConfig) -> Settings:
+    """What of the configuration concerns connections."""
+    return Settings(
+        domains=config.domains,
+        backends={name: (one.host, one.port) for name, one in config.backends.items()},
+        policies=config.policies,
+        proxy_out=config.proxy_out,
+        proxy_in=config.proxy_in,
+        strangers=config.strangers,
+        strangers_each=config.strangers_each,
+    )
+
+
+def _certificates(config: GateConfig) -> GateCertificates:
+    """:raises ConfigFault: a file cannot be used."""
+    files = {name: Files(*one) for name, one in config.certificates.items()}
+    return GateCertificates(files)
+
+
+def _open_files() -> int:
+    """Allow as many open files as the system lets us; how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft

@@ -1,0 +1,93 @@
+"""How often an address may fail, and how many may stand at the door (RES-01).
+
+Bounded whatever strangers do: addresses beyond the bound push out the oldest,
+and an IPv6 network of 64 bits, which one host has to itself, is one address.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from typing import Final
+
+ADDRESSES: Final = 65_536
+BURST: Final = 20
+REFILL_MS: Final = 3_000
+"""After a burst of failed logins one more is allowed in so many milliseconds."""
+
+
+def origin(address: str) -> str:
+    """What counts as one address: IPv4 whole, of IPv6 the first 64 bits."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.IPv6Network((ip, 64), strict=False))
+
+
+class Failures:
+    """Failed logins by address: a bucket each, which good logins leave alone."""
+
+    def __init__(self) -> None:
+        self._spent: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def exhausted(self, address: str, now: int) -> bool:
+        """Whether *address* has to wait; *now* in Unix milliseconds."""
+        return self._left(origin(address), now) >= BURST
+
+    def add(self, address: str, now: int) -> None:
+        """A login from *address* failed."""
+        key = origin(address)
+        self._spent[key] = (self._left(key, now) + 1, now)
+        self._spent.move_to_end(key)
+        if len(self._spent) > ADDRESSES:
+            self._spent.popitem(last=False)
+
+    def _left(self, key: str, now: int) -> float:
+        """Failures that are not worked off yet."""
+        spent, at = self._spent.get(key, (0.0, now))
+        left = spent - max(now - at, 0) / REFILL_MS
+        if left > 0:
+            return left
+        self._spent.pop(key, None)
+        return 0.0
+
+
+class Crowd:
+    """Connections that have not logged in: how many, and how many of each address."""
+
+    def __init__(self, total: int, each: int) -> None:
+        self.total = total
+        self.each = each
+        self.count = 0
+        self._by_address: dict[str, int] = {}
+
+    def enter(self, address: str, chance: float) -> bool:
+        """Let one in, unless there are too many.
+
+        From half of *total* on, ever more are turned away at random, so that who
+        holds many connections cannot hold all of them.
+
+        :param chance: uniformly from [0, 1).
+        """
+        key = origin(address)
+        there = self._by_address.get(key, 0)
+        half = self.total / 2
+        crowded = (self.count - half) / half if half else 1.0
+        if there >= self.each or self.count >= self.total or chance < crowded:
+            return False
+        self._by_address[key] = there + 1
+        self.count += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """One that was let in logged in or went."""
+        key = origin(address)
+        self.count -= 1
+        there = self._by_address.pop(key) - 1
+        if there:
+            self._by_address[key] = there

@@ -1,0 +1,295 @@
+"""In-band registration and removal of accounts (XEP-0077; clause 14.14).
+
+The key goes with the form: the gate keeps account and root together before the
+server hears of the account, and forgets them if the server says no.  Field and
+manifest never reach the server.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from xml.etree.ElementTree import Element, SubElement
+
+from ..errors import PeerFault
+from ..suites.fields import unb64
+from ..wire.jid import Jid
+from ..wire.stanza import Stanza
+from ..wire.tree import serialise
+from . import names
+from .names import AUTH, FORM, KEY, REGISTER
+from .questions import Allocate, Answer, Refused, Registered, Removed, Yes
+
+if TYPE_CHECKING:
+    from .line import Line
+
+FIELD: Final = f"{KEY}#fingerprint"
+FORM_MS: Final = 300_000
+"""A person fills the form while the stream waits."""
+_PENDING_MOST: Final = 8
+_QUERY: Final = f"{{{REGISTER}}}query"
+_X: Final = f"{{{FORM}}}x"
+_FORM_FIELD: Final = f"{{{FORM}}}field"
+_VALUE: Final = f"{{{FORM}}}value"
+_MANIFEST: Final = f"{{{AUTH}}}manifest"
+_REMOVE: Final = f"{{{REGISTER}}}remove"
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """The form was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Passed:
+    """An answer that concerns no key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """*account* is being registered with *root*."""
+
+    account: str
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Removal:
+    """*account* is being removed."""
+
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a filled form says of the key.
+
+    :param query: without field and manifest.
+    """
+
+    account: str
+    root: bytes
+    manifest: bytes
+    query: Element
+
+
+class Registration:
+    """Registrations and removals on one stream.
+
+    :ivar shown: whether the form was asked for by somebody with a key: the answer
+        is larger than what strangers may send.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._pending: dict[str, _Form | _Passed | _Account | _Removal] = {}
+        self._form_shown = False
+        self.shown = False
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the server's word on an account is still to come."""
+        return any(
+            isinstance(one, _Account | _Removal) for one in self._pending.values()
+        )
+
+    # -- before login ------
+
+    def on_client(self, stanza: Stanza, *, barred: bool) -> None:
+        """A query came from somebody who is not logged in.
+
+        :param barred: nobody may go on here without a key, and none was shown.
+        """
+        line = self._line
+        if barred:
+            line.refused("no key: registration")
+            self._no(stanza, "not-authorized", names.NO_KEY, "key-required")
+        elif stanza.to not in (None, line.domain):
+            self._no(stanza, "not-authorized", "log in first")
+        elif not stanza.id or len(self._pending) >= _PENDING_MOST:
+            self._no(stanza, "bad-request", "an id is needed, and few at a time")
+        elif stanza.type == "get":
+            line.patience = max(line.patience, FORM_MS)
+            self.shown = line.shown is not None
+            self._relay(stanza, _Form() if line.shown else _Passed())
+        else:
+            self._on_answer(stanza)
+
+    def _on_answer(self, stanza: Stanza) -> None:
+        line = self._line
+        query = stanza.tree().find(_QUERY)
+        assert query is not None
+        if line.shown is None:
+            account = _account(query, line.domain)
+            if line.policy(account) == "keys-only":
+                self._no(stanza, "not-authorized", names.NO_KEY, "key-required")
+            else:
+                self._relay(stanza, _Passed())
+            return
+        try:
+            wish = self._wish(query)
+        except PeerFault as fault:
+            self._no(stanza, "not-acceptable", fault.text, "bad-proof")
+            return
+        if wish is None:
+            self._no(stanza, "not-authorized", names.NO_KEY, "key-required")
+            return
+        question = Allocate(wish.account, line.shown.device, wish.root, wish.manifest)
+        line.ask(question, lambda answer: self._allocated(stanza, wish, answer))
+
+    def _wish(self, query: Element) -> _Wish | None:
+        """Take the key out of a filled form; None if there is none in it.
+
+        Whether the manifest is that account's and lists this device is the
+        registry's to verify.
+
+        :raises PeerFault: it names no account, or its parts do not fit.
+        """
+        manifests, fingerprint = query.findall(_MANIFEST), _field(query, FIELD)
+        if not manifests and fingerprint is None:
+            return None
+        if len(manifests) != 1 or fingerprint is None:
+            raise PeerFault("the form needs the key's fingerprint and its manifest")
+        account = _account(query, self._line.domain)
+        if account is None:
+            raise PeerFault("the form names no account that can be had here")
+        root = unb64(fingerprint)
+        shown = self._line.shown
+        if shown is None or shown.root not in (None, root):
+            raise PeerFault("the form's fingerprint is not the one presented")
+        text = (manifests[0].text or "").encode()
+        return _Wish(account, root, text, self._stripped(query))
+
+    def _stripped(self, query: Element) -> Element:
+        left = deepcopy(query)
+        for manifest in left.findall(_MANIFEST):
+            left.remove(manifest)
+        for form in left.findall(_X):
+            for field in _fields(form):
+                if field.get("var") == FIELD:
+                    form.remove(field)
+            ours = all(field.get("var") == "FORM_TYPE" for field in _fields(form))
+            if ours and not self._form_shown:
+                left.remove(form)
+        return left
+
+    def _allocated(self, stanza: Stanza, wish: _Wish, answer: Answer) -> None:
+        match answer:
+            case Yes():
+                changed = Element("{jabber:client}iq", dict(stanza.attrs))
+                changed.append(wish.query)
+                pending = _Account(wish.account, wish.root)
+                self._relay(Stanza.of(changed), pending)
+            case Refused(condition=condition, text=text):
+                self._line.refused("registration", counts=True)
+                self._no(stanza, "not-acceptable", text, condition)
+            case _:
+                self._no(stanza, "resource-constraint", names.LATER, kind="wait")
+
+    # -- behind login ------
+
+    def watch(self, stanza: Stanza) -> None:
+        """See whether a query that passes removes the account."""
+        line = self._line
+        if not stanza.id or stanza.to not in (None, line.domain, line.account):
+            return
+        query = stanza.tree().find(_QUERY)
+        if query is not None and query.find(_REMOVE) is not None:
+            self._pending[stanza.id] = _Removal(line.account)
+
+    # -- the server ------
+
+    def on_backend(self, stanza: Stanza) -> bytes | None:
+        """What the client gets in place of an answer of the server's; None where
+        the answer waits for the registry, which has to write it down first."""
+        ours = stanza.type in ("result", "error")
+        pending = self._pending.pop(stanza.id or "", None) if ours else None
+        done = stanza.type == "result"
+        match pending:
+            case _Form() if done:
+                return self._with_field(stanza)
+            case _Account(account=account, root=root):
+                self._settle(Registered(account, root, done), stanza)
+                return None
+            case _Removal(account=account) if done:
+                self._line.note("removed", f"{account} removed")
+                self._settle(Removed(account), stanza)
+                return None
+            case _:
+                return stanza.to_bytes()
+
+    def _settle(self, question: Registered | Removed, stanza: Stanza) -> None:
+        line = self._line
+        line.backend_waits += 1
+
+        def written(answer: Answer) -> None:
+            line.backend_waits -= 1
+            if isinstance(question, Registered) and question.done:
+                line.note("registered", f"{question.account} registered")
+            if not isinstance(answer, Yes):
+                line.note("trouble", "the registry did not take a registration")
+            line.to_client(stanza.to_bytes())
+
+        line.ask(question, written)
+
+    def _with_field(self, stanza: Stanza) -> bytes:
+        """Add the field for the key to the form that the server shows."""
+        made = deepcopy(stanza.tree())
+        query = made.find(_QUERY)
+        if query is None or query.find(f"{{{REGISTER}}}registered") is not None:
+            return stanza.to_bytes()
+        form = query.find(_X)
+        self._form_shown = form is not None
+        if form is None:
+            form = SubElement(query, _X, {"type": "form"})
+            hidden = {"type": "hidden", "var": "FORM_TYPE"}
+            kind = SubElement(form, _FORM_FIELD, hidden)
+            SubElement(kind, _VALUE).text = REGISTER
+        label = {"type": "text-single", "var": FIELD, "label": "Key (Tillie fills it)"}
+        SubElement(SubElement(form, _FORM_FIELD, label), f"{{{FORM}}}required")
+        return serialise(made)
+
+    # -- small things ------
+
+    def _relay(
+        self, stanza: Stanza, pending: _Form | _Passed | _Account | _Removal
+    ) -> None:
+        assert stanza.id is not None
+        self._pending[stanza.id] = pending
+        self._line.to_backend(stanza.to_bytes())
+
+    def _no(
+        self,
+        stanza: Stanza,
+        condition: str,
+        text: str,
+        application: str = "",
+        kind: str = "auth",
+    ) -> None:
+        reply = names.refusal(
+            stanza, condition, text, application, kind=kind, from_=self._line.domain
+        )
+        self._line.to_client(reply)
+
+
+def _fields(form: Element) -> list[Element]:
+    return form.findall(_FORM_FIELD)
+
+
+def _field(query: Element, name: str) -> str | None:
+    for form in query.findall(_X):
+        for field in _fields(form):
+            if field.get("var") == name:
+                return field.findtext(_VALUE) or ""
+    return None
+
+
+def _account(query: Element, domain: str) -> str | None:
+    """Whom a form would register: the bare JID, if it names one."""
+    name = query.findtext(f"{{{REGISTER}}}username") or _field(query, "username")
+    try:
+        jid = Jid.parse(f"{name}@{domain}") if name else None
+    except PeerFault:
+        return None
+    return str(jid) if jid is not None and jid.local and not jid.resource else None
