@@ -98,6 +98,7 @@ class Binding:
             and self._asked is not None
             and stanza.id == self._asked
             and stanza.type in ("result", "error")
+            and line.by_server(stanza)
         ):
             self._asked = None
             self._on_bound(stanza)

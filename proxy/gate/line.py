@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..core.streams import header
 from ..keys.handshake import Channel, Presentation
-from ..wire.stanza import stream_error
+from ..wire.stanza import Stanza, stream_error
 from .effects import (
     Ask,
     Close,
@@ -126,6 +126,11 @@ class Line:
     def unknown(self) -> bool:
         """Whether nobody has logged in on this stream."""
         return self.phase in BEFORE_LOGIN
+
+    def by_server(self, stanza: Stanza) -> bool:
+        """Whether the server itself sent *stanza*, not somebody by way of it."""
+        own = (None, self.domain, self.account or self.domain, self.jid or self.domain)
+        return stanza.from_ in own
 
     def policy(self, account: str | None) -> Policy:
         """What holds for *account* at this address (14.5)."""

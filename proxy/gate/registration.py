@@ -203,7 +203,7 @@ class Registration:
     def on_backend(self, stanza: Stanza) -> bytes | None:
         """What the client gets in place of an answer of the server's; None where
         the answer waits for the registry, which has to write it down first."""
-        ours = stanza.type in ("result", "error")
+        ours = stanza.type in ("result", "error") and self._line.by_server(stanza)
         pending = self._pending.pop(stanza.id or "", None) if ours else None
         done = stanza.type == "result"
         match pending:

@@ -58,15 +58,13 @@ class Unvouched:
         :param shown: whether the client may see that before the gate has vouched.
         """
         line = self._line
-        try:
-            account = Jid.parse(jid).bare
-        except PeerFault:
-            account = None
-        if account is None or not account.local or account.domain != line.domain:
+        # What the resource looks like is the server's affair (AUTH-17).
+        account = _account(jid.partition("/")[0], line.domain)
+        if account is None:
             line.note("trouble", "the server named an account that is not its own")
             line.end("internal-server-error", "the server bound no account of its own")
             return
-        line.jid, line.account = jid, str(account)
+        line.jid, line.account = jid, account
         line.hurry(VOUCH_MS)
         if line.shown is None:
             self._hold(words)
@@ -176,15 +174,15 @@ class Unvouched:
             stanza.name == "iq"
             and stanza.type in ("result", "error")
             and stanza.id in self._asked
+            and self._line.by_server(stanza)
         )
 
     def _is_ping(self, stanza: Stanza) -> bool:
-        line = self._line
         return (
             stanza.name == "iq"
             and stanza.type == "get"
             and stanza.children == _PING
-            and stanza.from_ in (None, line.domain, line.account)
+            and self._line.by_server(stanza)
             and len(self._pinged) < _ASKED_MOST
         )
 
@@ -212,6 +210,15 @@ def links(stanza: Stanza, account: str) -> bool:
 def tails(tree: Element) -> list[str | None]:
     """The text between the children of an element."""
     return [child.tail for child in tree]
+
+
+def _account(bare: str, domain: str) -> str | None:
+    """*bare* as the prepared address of an account of *domain*, if it is one."""
+    try:
+        jid = Jid.parse(bare)
+    except PeerFault:
+        return None
+    return str(jid) if jid.local and jid.domain == domain else None
 
 
 def _reads_own_keys(stanza: Stanza) -> bool:

@@ -96,7 +96,7 @@ class HeaderReader:
             if size < least:
                 raise PeerFault("a PROXY header of version 2 is too short")
             (port,) = struct.unpack("!H", block[2 * width : 2 * width + 2])
-            self.client = (str(ipaddress.ip_address(block[:width])), port)
+            self.client = (_text(ipaddress.ip_address(block[:width])), port)
         return rest
 
 
@@ -107,4 +107,10 @@ def _address(text: str, family: str) -> str:
         raise PeerFault("a PROXY header names no IP address") from None
     if ip.version != (4 if family == "TCP4" else 6):
         raise PeerFault("a PROXY header names an address of another family")
+    return _text(ip)
+
+
+def _text(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
     return str(ip)

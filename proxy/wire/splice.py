@@ -34,7 +34,7 @@ def spliced(stanza: Stanza, drop: Callable[[str], bool], added: bytes = b"") -> 
         return tag + b">" + added + b"</" + tag[1:].split(None, 1)[0] + b">"
     starts, end = _cuts(raw)
     out = [raw[: starts[0][0]] if starts else raw[:end]]
-    bounds = [at for at, _ in starts[1:]] + [end]
+    bounds = [*(at for at, _ in starts), end][1:]
     out += [
         raw[at:until]
         for (at, name), until in zip(starts, bounds, strict=True)

@@ -87,6 +87,16 @@ class Stage:
         self.root = self.person.fingerprint if self.person else None
         self._waiting: list[effects.Effect] = []
 
+    @property
+    def user(self) -> str:
+        return self.person.jid.partition("@")[0] if self.person else "juliet"
+
+    @property
+    def keyed(self) -> list[str]:
+        """The accounts that have a key."""
+        with self.registry.transaction():
+            return [one.jid for one in self.registry.accounts()]
+
     # -- moving bytes ------
 
     def client(self, data: str | bytes) -> bytes:
@@ -210,7 +220,7 @@ class Stage:
             self.presented()
         else:
             self.at_door()
-        self.client(plain("juliet", "secret"))
+        self.client(plain(self.user, "secret"))
         self.server(f"<success xmlns='{SASL}'/>")
         self.client(header(to=DOMAIN))
         self.greet(AFTER)
@@ -219,7 +229,7 @@ class Stage:
     def bound(self, *, shown: bool = True, resource: str = "r") -> Stage:
         """The server has named the account."""
         self.logged_in(shown=shown)
-        self.bind(f"juliet@{DOMAIN}/{resource}")
+        self.bind(f"{self.user}@{DOMAIN}/{resource}")
         return self
 
     def bind(self, jid: str) -> bytes:
