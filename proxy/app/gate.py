@@ -5,17 +5,24 @@ from __future__ import annotations
 import resource
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred, succeed
 
 from ..errors import ConfigFault, Fault
-from ..net.gate import Gate, Settings
+from ..gate.questions import Changes, Unavailable
+from ..net.gate import Gate, Settings, now
 from ..net.gatetls import Files, GateCertificates
 from ..net.registry import RegistryWorker
 from ..net.signer import Signer
+from .addresses import Listener
 from .gateconfig import GateConfig
 from .log import say
 from .log import start as start_log
 from .service import listen, on_signals
+
+if TYPE_CHECKING:
+    from ..net.metrics import Metrics
 
 _RESERVED = 64
 """File descriptors that are not for clients: the registry, logs, listeners."""
@@ -38,10 +45,12 @@ class GateService:
         self.config = config
         self._reactor = reactor
         self._worker = worker
+        self._signer = signer
         certificates = _certificates(config)
         self._gate = Gate(
             reactor, settings(config), certificates, worker, signer, self._count
         )
+        self._metrics: Metrics | None = None
         self._stopping = False
 
     def start(self) -> None:
@@ -58,6 +67,7 @@ class GateService:
             port, line = listen(self._reactor, one, factory)
             gate.ports.append(port)
             lines.append(line)
+        metrics = self._serve_metrics()
         on_signals(self._reactor, self.stop, self.reload)
         self._worker.start()
         gate.start()
@@ -65,16 +75,52 @@ class GateService:
             say(warning)
         for line in lines:
             sys.stdout.write(f"tillie: listening on {line}\n")
+        if metrics:
+            sys.stdout.write(f"tillie: metrics on {metrics}\n")
         sys.stdout.flush()
 
+    def _serve_metrics(self) -> str:
+        """Serve numbers if that was asked for; where."""
+        address = self.config.metrics
+        if address is None:
+            return ""
+        from ..net.metrics import Metrics
+
+        gate = self._gate
+        self._metrics = Metrics(
+            [
+                ("connections", "Client connections.", lambda: len(gate.clients)),
+                ("strangers", "Not logged in.", lambda: gate.crowd.count),
+                ("streams", "Vouched for or let in.", lambda: gate.streams),
+                ("questions", "Not answered yet.", lambda: self._worker.waiting),
+            ]
+        )
+        site = self._metrics.site(self._healthy)
+        _, line = listen(self._reactor, Listener(address, "starttls"), site)
+        return line.partition(" ")[0]
+
+    def _healthy(self) -> Deferred[bool]:
+        """Whether the registry answers and the domains' keys are there."""
+        try:
+            for domain in self.config.domains:
+                self._signer.document(domain)
+        except Fault:
+            return succeed(False)
+        asked = self._worker.ask(Changes(now()))
+        return asked.addCallback(lambda answer: not isinstance(answer, Unavailable))
+
     def _count(self, occasion: str) -> None:
-        pass
+        if self._metrics is not None:
+            self._metrics.count(occasion)
 
     def stop(self) -> None:
         """SIGTERM: no new clients, streams end with a word, then the end."""
         if self._stopping:
             return
         self._stopping = True
+        for port in self._gate.ports:
+            port.stopListening()
+        self._gate.ports.clear()
         done = self._gate.stop()
         done.addCallback(lambda _: self._worker.stop())
         done.addCallback(lambda _: self._reactor.stop())

@@ -214,6 +214,18 @@ class Door:
                 self._refuse(attempt, "another device", "not-authorized", text)
 
     def _relay(self, attempt: Attempt, stanza: Stanza) -> None:
+        """Let it on, when it is its turn."""
+        line = self._line
+        wait = line.world.pace.turn(line.world.now())
+        if wait is None:
+            self._fail(attempt, "temporary-auth-failure", names.CROWDED)
+            self._end_attempt()
+        elif wait:
+            line.later(wait, lambda: self._go(attempt, stanza))
+        else:
+            self._go(attempt, stanza)
+
+    def _go(self, attempt: Attempt, stanza: Stanza) -> None:
         self.attempt = attempt
         self._line.phase = Phase.SASL
         self._line.to_backend(stanza.to_bytes())

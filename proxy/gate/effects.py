@@ -91,6 +91,14 @@ class Sign:
 
 
 @dataclass(frozen=True, slots=True)
+class Later:
+    """``Stream.due`` is to be called after so many milliseconds."""
+
+    number: int
+    milliseconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Revoke:
     """Open streams of these devices of *account* end, on this gate too."""
 
@@ -108,5 +116,15 @@ class Note:
 
 
 Effect: TypeAlias = (
-    ToClient | ToBackend | Reach | StartTls | Close | Ask | Prove | Sign | Revoke | Note
+    ToClient
+    | ToBackend
+    | Reach
+    | StartTls
+    | Close
+    | Ask
+    | Prove
+    | Sign
+    | Later
+    | Revoke
+    | Note
 )

@@ -14,6 +14,9 @@ ADDRESSES: Final = 65_536
 BURST: Final = 20
 REFILL_MS: Final = 3_000
 """After a burst of failed logins one more is allowed in so many milliseconds."""
+LOGINS_A_SECOND: Final = 50
+TURN_MS: Final = 20_000
+"""Who would wait longer for a turn is told to come again."""
 
 
 def origin(address: str) -> str:
@@ -55,6 +58,27 @@ class Failures:
             return left
         self._spent.pop(key, None)
         return 0.0
+
+
+class Pace:
+    """How fast logins are let on to the server when all come at once (REL-27)."""
+
+    def __init__(self, a_second: int = LOGINS_A_SECOND) -> None:
+        self._step = 1000 / a_second
+        self._burst = 1000.0
+        self._free_at = 0.0
+
+    def turn(self, now: int) -> int | None:
+        """When it is the turn of one that comes at *now*: milliseconds from then.
+
+        A second's worth goes at once; those behind wait in the order they came.
+        None: too many wait already, and this one does not count as waiting.
+        """
+        free_at = max(self._free_at, now - self._burst) + self._step
+        if free_at - now > TURN_MS:
+            return None
+        self._free_at = free_at
+        return max(int(free_at - now), 0)
 
 
 class Crowd:

@@ -13,6 +13,7 @@ from .effects import (
     Ask,
     Close,
     Effect,
+    Later,
     Note,
     Occasion,
     Prove,
@@ -20,7 +21,7 @@ from .effects import (
     ToBackend,
     ToClient,
 )
-from .limits import Failures
+from .limits import Failures, Pace
 from .names import ERRORS
 from .phases import BEFORE_LOGIN, Phase
 from .policy import Policies, Policy
@@ -45,6 +46,7 @@ class World:
     now: Callable[[], int]
     stream_id: Callable[[], str]
     failures: Failures = field(default_factory=Failures)
+    pace: Pace = field(default_factory=Pace)
 
 
 class Line:
@@ -193,6 +195,11 @@ class Line:
         """Have the server key sign *statement*; ``then(signature, server)``."""
         number = self._expect(then, hold=True)
         self.effects.append(Prove(number, self.domain, statement))
+
+    def later(self, milliseconds: int, then: Callable[[], None]) -> None:
+        """Go on after a while; what the client sends waits."""
+        number = self._expect(then, hold=True)
+        self.effects.append(Later(number, milliseconds))
 
     def sign(
         self,

@@ -35,6 +35,7 @@ OTHER_DEVICE: Final = (
 )
 TOO_MANY: Final = "Too many logins failed from this address; wait a minute."
 BAD_PROOF: Final = "The key that was presented does not prove anything here and now."
+CROWDED: Final = "Very many log in just now; try again in a minute."
 LATER: Final = "The server cannot check keys just now; try again in a minute."
 BACKEND_DOWN: Final = "The server behind the gate cannot be reached; try again later."
 BACKEND_GONE: Final = "The server behind the gate went away; connect again."

@@ -197,6 +197,10 @@ class Stream:
         """The answer to ``Sign``; None where the signing process is away."""
         self._answer(number, document)
 
+    def due(self, number: int) -> None:
+        """The time of ``Later`` has passed."""
+        self._answer(number)
+
     def tick(self) -> None:
         """Time has passed."""
         line = self.line

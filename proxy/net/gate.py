@@ -95,6 +95,11 @@ class Gate:
         self._looked = now()
         self._looking = False
 
+    @property
+    def streams(self) -> int:
+        """Streams whose account the server has named."""
+        return sum(map(len, self.by_account.values()))
+
     def factory(self, *, direct: bool) -> Factory:
         """For a listener; *direct* where clients begin with TLS."""
         return _ClientFactory(self, direct=direct)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from twisted.internet.interfaces import IHandshakeListener, IPushProducer
@@ -17,6 +18,7 @@ from ..gate.effects import (
     Ask,
     Close,
     Effect,
+    Later,
     Note,
     Prove,
     Reach,
@@ -237,7 +239,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
     # -- effects ------
 
     def _perform(self, effect: Effect) -> None:
-        if isinstance(effect, Ask | Prove | Sign):
+        if isinstance(effect, Ask | Prove | Sign | Later):
             self._ask(effect)
             return
         match effect:
@@ -317,13 +319,17 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
 
     # -- asking ------
 
-    def _ask(self, effect: Ask | Prove | Sign) -> None:
+    def _ask(self, effect: Ask | Prove | Sign | Later) -> None:
         match effect:
             case Ask(number=number, question=question):
                 asked = self._gate.worker.ask(question)
                 asked.addCallback(lambda answer: self._answered(number, answer))
             case Prove():
                 self._prove(effect)
+            case Later(number=number, milliseconds=milliseconds):
+                self._gate.reactor.callLater(
+                    milliseconds / 1000, self.run, partial(self.stream.due, number)
+                )
             case Sign(number=number, typ=typ, claims=claims):
                 signing = self._gate.signer.sign(typ, claims)
                 signing.addErrback(self._unsigned)

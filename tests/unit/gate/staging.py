@@ -6,6 +6,7 @@ import base64
 import re
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import count
 from typing import Any
 
 from proxy.core.streams import SASL, TLS, header
@@ -69,7 +70,7 @@ class Stage:
                 self.domains,
                 self.policies,
                 self.clock,
-                iter(map(str, range(99))).__next__,
+                map(str, count()).__next__,
             )
         self.stream = Stream(self.world, self.address, direct=self.direct)
         self.to_client = b""
@@ -78,6 +79,7 @@ class Stage:
         self.revoked: list[tuple[str, tuple[bytes, ...]]] = []
         self.reached: list[str] = []
         self.asked: list[Question] = []
+        self.delays: list[int] = []
         self.closed = False
         self.tls = ""
         self.nonce = b""
@@ -157,6 +159,9 @@ class Stage:
                 self.revoked.append((account, devices))
             case _ if self.held:
                 self._waiting.append(effect)
+            case effects.Later(number=number, milliseconds=milliseconds):
+                self.delays.append(milliseconds)
+                self.stream.due(number)
             case effects.Ask(number=number, question=question):
                 self.asked.append(question)
                 self.stream.answered(number, self.answer(question))

@@ -283,6 +283,24 @@ def test_a_failed_login_is_one_line_with_the_address() -> None:
     ]
 
 
+def test_rel_27_logins_that_come_at_once_take_their_turn() -> None:
+    first = Stage().presented()
+    delays = []
+    for _ in range(120):
+        one = Stage(world=first.world, clock=first.clock, person=first.person)
+        one.presented()
+        assert one.passed(plain("juliet", "x"))
+        delays += one.delays
+    assert len(delays) <= 71
+    assert delays == sorted(delays)
+    assert 1_300 <= delays[-1] <= 1_500
+    for _ in range(2_000):
+        first.world.pace.turn(first.clock.now)
+    late = Stage(world=first.world, clock=first.clock).presented()
+    assert late.passed(plain("juliet", "x")) == b""
+    assert b"<temporary-auth-failure" in late.to_client
+
+
 # -- optional -----------------------------------------------------------------
 
 
