@@ -57,6 +57,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         self._direct = direct
         self._header = HeaderReader() if proxied else None
         self._tls: GateTls | None = None
+        self._shaking = False
         self._backend: Backend | None = None
         self._account = ""
         self._stranger = ""
@@ -127,6 +128,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
 
     def handshakeCompleted(self) -> None:
         assert self._tls is not None
+        self._shaking = False
         try:
             exporter, domain = self._tls.secured()
         except EnvFault as fault:
@@ -284,6 +286,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         self._backend.reach(gate.reactor, *gate.settings.backends[domain])
 
     def _start_tls(self, nameless: str | None) -> None:
+        self._shaking = True
         self._tls = self._gate.certificates.creator(nameless)
         self.transport.unregisterProducer()
         self.transport.startTLS(self._tls)
@@ -293,7 +296,10 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.end()
-        if not self._gone and self._closing is None:
+        if not self._gone and self._shaking:
+            # no farewell can be said in a handshake that does not end
+            self.transport.abortConnection()
+        elif not self._gone and self._closing is None:
             self._closing = time.monotonic()
             self.transport.unregisterProducer()
             self.transport.loseConnection()

@@ -23,7 +23,7 @@ class Gate(Program):
 
     `backends` maps domains to loopback ports, `leaves` to their certificates. With
     `direct` there is a listener for direct TLS too. `port` and `direct_port` stay
-    the same over restarts.
+    the same over restarts. `limit_files` is the process's RLIMIT_NOFILE.
     """
 
     folder: Path
@@ -34,6 +34,7 @@ class Gate(Program):
     direct: bool = False
     port: int = 0
     direct_port: int = 0
+    limit_files: int = 0
     module: str = "tests.support.gateprocess"
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _from: int = field(default=0, init=False)

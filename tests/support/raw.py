@@ -40,7 +40,13 @@ class RawClient:
     """
 
     def __init__(
-        self, port: int, domain: str, *, host: str = "127.0.0.1", seconds: float = 10
+        self,
+        port: int,
+        domain: str,
+        *,
+        host: str = "127.0.0.1",
+        seconds: float = 10,
+        source: str = "",
     ) -> None:
         self.domain = domain
         self.seconds = seconds
@@ -52,7 +58,9 @@ class RawClient:
         self._ready: list[Element] = []
         self._ended = False
         self._count = 0
-        self._socket: socket.socket = socket.create_connection((host, port), seconds)
+        self._socket: socket.socket = socket.create_connection(
+            (host, port), seconds, (source, 0) if source else None
+        )
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._new_parser()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ class Program:
     folder: Path
     environment: Mapping[str, str]
     module = "proxy"
+    limit_files = 0
     _process: subprocess.Popen[bytes] | None
     _from: int
 
@@ -65,6 +67,7 @@ class Program:
                 stderr=errors,
                 cwd=ROOT,
                 env=self._environment(),
+                preexec_fn=self._limit if self.limit_files else None,
             )
         return self._process
 
@@ -85,6 +88,9 @@ class Program:
         """Wait until it ends by itself and return the exit code."""
         assert self._process is not None
         return self._process.wait(seconds)
+
+    def _limit(self) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.limit_files, self.limit_files))
 
     def _environment(self) -> dict[str, str]:
         return {
