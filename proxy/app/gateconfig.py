@@ -144,7 +144,7 @@ def _for_domains(
     general: str | None = None
     for text in texts:
         written, equals, rest = text.partition("=")
-        domain = _named(written, domains) if equals else None
+        domain = _named(written, domains, origin) if equals else None
         if domain is None:
             if general is not None:
                 raise origin.fault(
@@ -161,12 +161,15 @@ def _for_domains(
     return found, origin
 
 
-def _named(text: str, domains: tuple[str, ...]) -> str | None:
+def _named(text: str, domains: tuple[str, ...], origin: Origin) -> str | None:
+    """The domain before ``=``; None where that is part of a path."""
     try:
         domain = Jid.parse(text).domain
     except PeerFault:
         return None
-    return domain if domain in domains else None
+    if domain not in domains:
+        raise origin.fault(f"{text} is no domain of this gate")
+    return domain
 
 
 def _backends(
