@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
-from proxy.core.streams import SASL, header
+from proxy.core.streams import BINDINGS, SASL, header
 from proxy.gate.policy import Policies, Rule
 from proxy.gate.questions import MayTry
 from proxy.keys.identity import DevicePrivate
 from tests.support.persons import ROMEO, Person, ask
+from tests.support.ssdp import ScramClient, ScramServer, offered
 from tests.unit.gate.staging import (
     AUTH,
     DOMAIN,
@@ -366,6 +368,58 @@ def test_mechanisms_and_bindings_pass_byte_for_byte() -> None:
     assert features.endswith(b"policy='keys-only'/></stream:features>")
     assert b"starttls" not in features
     assert b"iq-auth" not in features
+
+
+LISTS = {
+    "behind a gate": (["SCRAM-SHA-1", "SCRAM-SHA-256", "PLAIN"], []),
+    "auth_04 with bindings": (
+        ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "PLAIN"],
+        ["tls-server-end-point", "tls-exporter"],
+    ),
+    "auth_05 unknown ones": (["X-NEW", "SCRAM-SHA-256"], ["x-unknown"]),
+}
+
+
+@pytest.mark.parametrize(("mechanisms", "bindings"), LISTS.values(), ids=LISTS)
+def test_auth_06_a_client_that_checks_the_lists_logs_in(
+    mechanisms: list[str], bindings: list[str]
+) -> None:
+    """XEP-0474: what the client sees hashes to what the server says that it offers."""
+    offer = "".join(f"<mechanism>{one}</mechanism>" for one in mechanisms)
+    features = f"<mechanisms xmlns='{SASL}'>{offer}</mechanisms>"
+    if bindings:
+        listed = "".join(f"<channel-binding type='{one}'/>" for one in bindings)
+        features += (
+            f"<sasl-channel-binding xmlns='{BINDINGS}'>{listed}</sasl-channel-binding>"
+        )
+    stage = Stage().presented(features)
+    seen = seen_features(stage.to_client)
+    server = ScramServer("pencil", offered(mechanisms, bindings))
+    client = ScramClient("juliet", "pencil", "n" if bindings else "y")
+    told = client.first()
+    auth = f"<auth xmlns='{SASL}' mechanism='SCRAM-SHA-256'>{b64(told)}</auth>"
+    assert stage.passed(auth) == auth.encode()
+    challenge = server.first(told)
+    stage.server(f"<challenge xmlns='{SASL}'>{b64(challenge)}</challenge>")
+    answer = client.final(
+        challenge,
+        [one.text or "" for one in seen.iter(f"{{{SASL}}}mechanism")],
+        [one.get("type", "") for one in seen.iter(f"{{{BINDINGS}}}channel-binding")],
+    )
+    response = f"<response xmlns='{SASL}'>{b64(answer)}</response>"
+    assert stage.passed(response) == response.encode()
+    done = f"<success xmlns='{SASL}'>{b64(server.final(answer))}</success>"
+    assert stage.server(done) == done.encode()
+
+
+def seen_features(said: bytes) -> Element:
+    features = said[said.rindex(b"<stream:features>") : said.rindex(b"<presented")]
+    wrapped = b"<s xmlns:stream='http://etherx.jabber.org/streams'>%b</s>" % features
+    return fromstring(wrapped)
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def test_a_server_that_wants_tls_behind_the_gate_is_named_in_the_log() -> None:
