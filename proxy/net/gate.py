@@ -81,6 +81,7 @@ class Gate:
         self.worker = worker
         self.signer = signer
         self.count = count
+        self.monotonic: Callable[[], float] = time.monotonic
         self.world = World(settings.domains, settings.policies, now, _stream_id)
         self.crowd = Crowd(settings.strangers, settings.strangers_each)
         self.clients: set[Client] = set()

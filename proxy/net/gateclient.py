@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, assert_never
@@ -143,7 +142,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         self._forget_if_over()
 
     def pauseProducing(self) -> None:
-        self._full_since = time.monotonic()
+        self._full_since = self._gate.monotonic()
         self._gate.hurried.add(self)
         self._steer()
 
@@ -191,7 +190,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
 
     def tick(self) -> None:
         """Time has passed; only called while something has to happen in time."""
-        late = time.monotonic()
+        late = self._gate.monotonic()
         if self._closing is not None and late - self._closing > CLOSE_SECONDS:
             self.abort()
         elif self._full_since is not None and late - self._full_since > SLOW_SECONDS:
@@ -300,7 +299,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
             # no farewell can be said in a handshake that does not end
             self.transport.abortConnection()
         elif not self._gone and self._closing is None:
-            self._closing = time.monotonic()
+            self._closing = self._gate.monotonic()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
         self._forget_if_over()
