@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING
 
 from ..errors import REMOTE, TrustFault
 from ..keys.manifest import Manifest
-from ..keys.prekeys import Prekey
 from ..keys.store import Store
 from ..suites.entropy import token
-from . import directory
+from . import directory, vouchers
 from .contacts import Contact, Contacts, Finding
 from .directory import Absent, Failed, Found, Outcome
 from .identity import Identity, Standing
 from .inbox import Inbox
+from .owntoken import OwnToken
 from .ratchets import Ratchets
+from .servers import Servers
 from .writing import Reader
 
 if TYPE_CHECKING:
@@ -66,13 +67,20 @@ class Account:
     """See the module; *clock* gives milliseconds since 1970."""
 
     def __init__(
-        self, jid: str, store: Store, clock: Callable[[], int], settings: Settings
+        self,
+        jid: str,
+        store: Store,
+        clock: Callable[[], int],
+        settings: Settings,
+        servers: Servers,
     ) -> None:
         self.jid = jid
         self.store = store
         self.clock = clock
         self.settings = settings
+        self.servers = servers
         self.identity = Identity(store, jid)
+        self.token = OwnToken(store, jid, servers)
         self.contacts = Contacts(
             store,
             jid,
@@ -94,6 +102,7 @@ class Account:
     def forget_caches(self) -> None:
         """The last transaction was rolled back."""
         self.identity.forget_caches()
+        self.token.forget_caches()
         self.contacts.forget_caches()
         self.ratchets.forget_caches()
         self.inbox.forget_caches()
@@ -152,8 +161,8 @@ class Account:
                 self.notice(self.jid, f"the own keys could not be read: {text}")
             case Absent():
                 self._own_absent(asker)
-            case Found(manifest=manifest):
-                self._own_there(asker, manifest)
+            case Found():
+                self._own_there(asker, outcome)
         for stream in list(self.streams):
             stream.pump()
 
@@ -171,8 +180,8 @@ class Account:
         if identity.standing is Standing.READY:
             self.publish(asker)
 
-    def _own_there(self, asker: Session, manifest: Manifest) -> None:
-        identity = self.identity
+    def _own_there(self, asker: Session, found: Found) -> None:
+        identity, manifest = self.identity, found.manifest
         if not identity.has_manifest:
             identity.set_standing(Standing.LINKING)
             self.notice(
@@ -202,7 +211,8 @@ class Account:
             )
         if identity.standing is not Standing.READY:
             return
-        if manifest.seq < identity.manifest.seq:
+        token, _ = self.token.for_record(identity.manifest)
+        if manifest.seq < identity.manifest.seq or found.token != token:
             self.publish(asker)
         else:
             self.publish_prekey(asker)
@@ -211,15 +221,37 @@ class Account:
         """Another own device changed the list under the same root."""
         known = {device.public for device in own.active}
         self.identity.adopt(manifest)
-        for device in manifest.active:
+        self._devices_changed(known)
+
+    def _devices_changed(self, known: set[bytes]) -> None:
+        for device in self.identity.manifest.active:
             if device.public not in known:
                 self.ratchets.note_joined(device.public)
         self.ratchets.rotate_all()
 
+    def take_newer(self, manifest: Manifest) -> None:
+        """The gate holds a newer *manifest* of the own account (14.9).
+
+        :raises TrustFault: it is not of the own root, or an older one.
+        """
+        own = self.identity.manifest
+        if manifest.root.fingerprint != own.root.fingerprint:
+            raise TrustFault("the gate holds keys of this account that are not its own")
+        if manifest.seq < own.seq or manifest.digest == own.digest:
+            raise TrustFault("the gate holds an older list of the account's devices")
+        known = {device.public for device in own.active}
+        self.identity.rebase(manifest, self.clock())
+        self._devices_changed(known)
+
     def publish(self, asker: Session) -> None:
+        """What changed is vouched for first, where there is a gate (14.9)."""
+        asker.vouch(lambda: self.publish_record(asker))
+
+    def publish_record(self, asker: Session) -> None:
         """The manifest, then the prekey: a contact never sees a device that it
         could not write to for longer than that takes."""
-        item = directory.record_item(self.identity.manifest)
+        manifest = self.identity.manifest
+        item = directory.record_item(manifest, *self.token.for_record(manifest))
 
         def done(condition: str) -> None:
             if condition:
@@ -334,8 +366,8 @@ class Account:
     def _looked_up(self, jid: str, outcome: Outcome) -> None:
         now = self.clock()
         match outcome:
-            case Found(manifest=manifest, prekeys=prekeys):
-                self._learn(jid, manifest, prekeys, now)
+            case Found():
+                self._learn(jid, outcome, now)
             case Absent():
                 if notice := self.contacts.absent(jid, now):
                     self.notice(jid, f"{jid}: {notice}")
@@ -345,12 +377,12 @@ class Account:
         for settled in look_up.waiting if look_up is not None else ():
             settled()
 
-    def _learn(
-        self, jid: str, manifest: Manifest, prekeys: list[Prekey], now: int
-    ) -> None:
+    def _learn(self, jid: str, found: Found, now: int) -> None:
         try:
-            self._check_own(jid, manifest)
-            learned = self.contacts.learn(jid, manifest, prekeys, now)
+            self._check_own(jid, found.manifest)
+            word = vouchers.weigh(self, jid, found, now)
+            learned = self.contacts.learn(jid, found.manifest, found.prekeys, now)
+            self.contacts.vouched(jid, word, self.servers.voucher(jid))
         except REMOTE as fault:
             self.contacts.failed(jid, Finding.FAILED, fault.text, now)
             return

@@ -19,6 +19,7 @@ from ..wire.jid import Jid
 from ..wire.stanza import Stanza
 from . import grants, inbound, keyrequests, linking, rotation, verdicts
 from .inbox import HELD_FOR, KEPT_LATE, Held
+from .phase import Phase
 
 if TYPE_CHECKING:
     from .account import Account
@@ -317,6 +318,9 @@ class Arrivals:
                     self._account.publish(self._session)
                 self._session.send_own(answer, kept=False)
         elif child.tag == linking.ANSWER and link.answered(child):
+            if self._session.phase is Phase.LINKING:
+                self._session.uplink.vouching.linked()
+                return
             self._account.publish_prekey(self._session)
             for stream in self._account.streams:
                 stream.pump()

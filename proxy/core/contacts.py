@@ -18,8 +18,11 @@ from ..keys import trust
 from ..keys.manifest import Device, Manifest, open_manifest
 from ..keys.prekeys import Prekey, check_prekey
 from ..keys.store import Store
+from ..keys.tokens import SKEW_MS, Token
 from ..suites.fields import b64, unb64
+from ..wire.jid import Jid
 from .guard import Permit
+from .servers import Servers
 
 FRESH = 24 * 3600 * 1000
 """A look-up is good for a day (I15)."""
@@ -44,12 +47,16 @@ class Contact:
 
     :param prekeys: newest prekey of each device, by Ed25519 public key.
     :param seen: when each device was first seen here, in milliseconds.
+    :param vouched: until when the token that was held for the pinned manifest is
+        good, 0 for none; *voucher* is the fingerprint of the key that signed it.
     """
 
     pin: trust.Pin
     manifest: Manifest
     prekeys: dict[bytes, Prekey] = field(default_factory=dict)
     seen: dict[bytes, int] = field(default_factory=dict)
+    vouched: int = 0
+    voucher: bytes = b""
 
     @property
     def jid(self) -> str:
@@ -188,6 +195,34 @@ class Contacts:
                 contact = replace(old, pin=replace(pin, checked=now))
                 self._failures.pop(jid, None)
                 return Learned(self._keep(self._with_prekeys(contact, prekeys)), "")
+
+    def vouched(self, jid: str, token: Token | None, voucher: bytes = b"") -> None:
+        """Keep what *token*, which was verified and is in time, says of *jid*.
+
+        Only for exactly the manifest that is pinned, and never less than is known.
+
+        :param voucher: fingerprint of the key that signed it.
+        """
+        contact = self.get(jid)
+        if contact is None or token is None:
+            return
+        same = token.root == contact.pin.root and token.manifest == contact.pin.digest
+        if not same or token.seq != contact.pin.seq:
+            return
+        if token.expires > contact.vouched or voucher != contact.voucher:
+            self._keep(replace(contact, vouched=token.expires, voucher=voucher))
+
+    def level(self, contact: Contact, servers: Servers, now: int) -> str:
+        """``vouched`` or ``seen`` (15.2)."""
+        pin = servers.pin(Jid.parse(contact.jid).domain)
+        if (
+            pin is None
+            or not pin.trusted
+            or pin.held.keys.fingerprint != contact.voucher
+            or now > contact.vouched + SKEW_MS
+        ):
+            return contact.pin.level
+        return "vouched"
 
     def _hold(
         self,
@@ -331,6 +366,8 @@ def _pack(contact: Contact) -> bytes:
                 [b64(key.device), key.number, b64(key.public), b64(key.signature)]
                 for key in contact.prekeys.values()
             ],
+            "vouched": contact.vouched,
+            "voucher": b64(contact.voucher),
             "seen": {b64(public): at for public, at in contact.seen.items()},
         }
     ).encode()
@@ -358,4 +395,6 @@ def _unpack(data: bytes) -> Contact:
         manifest=open_manifest(pin.document.encode(), pin.jid),
         prekeys={prekey.device: prekey for prekey in prekeys},
         seen={unb64(public): at for public, at in record["seen"].items()},
+        vouched=record.get("vouched", 0),
+        voucher=unb64(record.get("voucher", "")),
     )

@@ -16,6 +16,8 @@ from ..wire.jid import Jid
 from ..wire.stanza import Stanza, error_reply
 from . import guard, outbound
 from .phase import LOCAL_DOMAIN, Phase
+from .questions import PING
+from .vouching import LINK
 
 if TYPE_CHECKING:
     from .session import Session
@@ -78,7 +80,7 @@ class Departures:
         if session.phase is Phase.BINDING:
             # only the bind request itself, and what some clients ask before it
             return not session.uplink.binding and stanza.name == "iq"
-        return session.phase in (Phase.LIVE, Phase.DRAINING)
+        return session.phase in (Phase.LIVE, Phase.DRAINING, Phase.LINKING)
 
     def _handle(self, stanza: Stanza, since: int) -> bool:
         """Whether *stanza* is done with."""
@@ -90,6 +92,9 @@ class Departures:
                 self._session.end(
                     PeerFault("that is not your address", condition="invalid-from")
                 )
+                return True
+            if self._session.phase is Phase.LINKING:
+                self._unlinked(stanza)
                 return True
             return self._bound(stanza, since)
         except PeerFault as fault:
@@ -104,6 +109,26 @@ class Departures:
         if _BIND in stanza.children:
             self._session.uplink.bind_requested(stanza.id or "")
         self._session.uplink.send_uncounted(guard.instruction(stanza))
+
+    def _unlinked(self, stanza: Stanza) -> None:
+        """A gate passes nothing of a device that is not the account's yet (14.12)."""
+        if self._is_local(stanza) or self._is_session(stanza):
+            return
+        session = self._session
+        ping = stanza.name == "iq" and stanza.children == (PING,)
+        if ping or (stanza.name == "iq" and stanza.type in ("result", "error")):
+            session.uplink.send_uncounted(guard.instruction(stanza))
+        elif stanza.name == "presence":
+            self._unlinked_presence(stanza)
+        elif stanza.is_stanza:
+            text = f"not sent: {outbound.not_linked(session.own.jid)}"
+            self._refuse(stanza, outbound.Return("not-authorized", text, LINK))
+
+    def _unlinked_presence(self, stanza: Stanza) -> None:
+        session = self._session
+        if not stanza.to and stanza.type is None and not session.available:
+            session.available = True
+            session.show_notice(f"{outbound.not_linked(session.own.jid)}: {LINK}")
 
     def _bound(self, stanza: Stanza, since: int) -> bool:
         if self._is_local(stanza) or self._is_session(stanza):

@@ -8,7 +8,7 @@ Every other error, and silence, is no answer at all.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 from xml.etree.ElementTree import Element, SubElement
 
@@ -17,8 +17,9 @@ from ..keys.manifest import Manifest, open_manifest
 from ..keys.prekeys import Prekey
 from ..suites.fields import b64, unb64
 from .questions import Answer, Refused, Result, Then
+from .servers import KEY as KEY
+from .servers import Shown
 
-KEY = "urn:x-tillie:key:0"
 PREKEY = "urn:x-tillie:prekey:0"
 PUBSUB = "http://jabber.org/protocol/pubsub"
 _OWNER = "http://jabber.org/protocol/pubsub#owner"
@@ -31,10 +32,16 @@ _LARGEST = 48 * 1024
 @dataclass(frozen=True, slots=True)
 class Found:
     """A manifest that is sound in itself (whether it is trusted is another
-    question), and the prekeys beside it, unchecked."""
+    question), and what stands beside it, unchecked.
+
+    :param token: JWS as text, empty where there is none.
+    :param server: what was shown as the key of the account's domain.
+    """
 
     manifest: Manifest
     prekeys: list[Prekey]
+    token: str = ""
+    server: Shown | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,7 @@ def _manifest(answer: Answer, jid: str) -> Outcome:
                 items = _item_list(payload, KEY)
                 if not items:
                     return Absent()
-                return Found(_record(items, jid), [])
+                return record(_record_of(items), jid)
             except Fault as fault:
                 return Failed(f"what {jid} publishes is no valid key: {fault.text}")
     return Failed(f"{jid} did not answer in time")
@@ -103,12 +110,26 @@ def _item_list(payload: Element | None, node: str) -> list[Element]:
     return items.findall(f"{{{PUBSUB}}}item")
 
 
-def _record(items: list[Element], jid: str) -> Manifest:
+def _record_of(items: list[Element]) -> Element:
     current = [item for item in items if item.get("id") == "current"] or items[-1:]
-    text = current[-1].findtext(f"{{{KEY}}}record/{{{KEY}}}manifest") or ""
-    if len(text) > _LARGEST:
+    found = current[-1].find(f"{{{KEY}}}record")
+    if found is None:
+        raise PeerFault("there is no record in it")
+    return found
+
+
+def record(element: Element, jid: str) -> Found:
+    """Read a ``<record/>`` (13.3), from PEP or a directory; prekeys are not in it.
+
+    :raises PeerFault: a form is wrong, or it is too large.
+    :raises TrustFault: the manifest does not verify.
+    """
+    if sum(len(part) for part in element.itertext()) > _LARGEST:
         raise PeerFault("the record is too large")
-    return open_manifest(text.encode(), jid)
+    text = element.findtext(f"{{{KEY}}}manifest") or ""
+    token = element.findtext(f"{{{KEY}}}token") or ""
+    server = Shown.read(element.find(f"{{{KEY}}}server"))
+    return Found(open_manifest(text.encode(), jid), [], token, server)
 
 
 def _joined(found: Found, answer: Answer) -> Outcome:
@@ -118,7 +139,7 @@ def _joined(found: Found, answer: Answer) -> Outcome:
         items = _item_list(answer.payload, PREKEY)[:_MOST_PREKEYS]
     except PeerFault:
         return found
-    return Found(found.manifest, [key for item in items if (key := _prekey(item))])
+    return replace(found, prekeys=[key for item in items if (key := _prekey(item))])
 
 
 def _prekey(item: Element) -> Prekey | None:
@@ -143,10 +164,19 @@ def _prekey(item: Element) -> Prekey | None:
 # -- publishing -------------------------------------------------------------
 
 
-def record_item(manifest: Manifest) -> Element:
+def record_item(
+    manifest: Manifest, token: str = "", server: Shown | None = None
+) -> Element:
+    """The own record; what would make it too large is left out: the domain's
+    document can be had from the domain."""
     item = Element(f"{{{PUBSUB}}}item", {"id": "current"})
-    record = SubElement(item, f"{{{KEY}}}record")
-    SubElement(record, f"{{{KEY}}}manifest").text = manifest.document
+    made = SubElement(item, f"{{{KEY}}}record")
+    SubElement(made, f"{{{KEY}}}manifest").text = manifest.document
+    size = len(manifest.document) + len(token)
+    if token:
+        SubElement(made, f"{{{KEY}}}token").text = token
+    if server is not None and size + len(server.document) <= _LARGEST:
+        made.append(server.write())
     return item
 
 

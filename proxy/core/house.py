@@ -22,6 +22,7 @@ from .keyrequests import KeyRequests
 from .linking import Linking
 from .phase import Phase
 from .rotation import Rotations
+from .servers import Servers
 from .session import Session
 
 Reply: TypeAlias = Callable[[object], None]
@@ -54,6 +55,7 @@ class House:
         self.settings = settings
         self.sessions: list[Session] = []
         self.dirty: set[Session] = set()
+        self.servers = Servers(store)
         self._accounts: dict[str, Account] = {}
         self._requests: dict[str, KeyRequests] = {}
         self._rotations: dict[str, Rotations] = {}
@@ -74,7 +76,7 @@ class House:
     def account(self, jid: str) -> Account:
         found = self._accounts.get(jid)
         if found is None:
-            found = Account(jid, self.store, self.clock, self.settings)
+            found = Account(jid, self.store, self.clock, self.settings, self.servers)
             self._accounts[jid] = found
         return found
 
@@ -100,7 +102,10 @@ class House:
     def forget_if_unknown(self, account: Account) -> None:
         """A login failed: whoever tries names must not fill the memory."""
         jid = account.jid
-        busy = any(one.account is account and one.connected for one in self.sessions)
+        busy = any(
+            one.account is account and one.phase not in (Phase.LOGIN, Phase.OVER)
+            for one in self.sessions
+        )
         if not busy and jid not in self.store.accounts():
             self._accounts.pop(jid, None)
             self._requests.pop(jid, None)
@@ -109,6 +114,7 @@ class House:
 
     def rolled_back(self) -> None:
         """A transaction failed: memory may be ahead of the store."""
+        self.servers.forget_caches()
         for account in self._accounts.values():
             account.forget_caches()
 
@@ -146,6 +152,9 @@ class House:
             self._link(args, reply)
         elif name in self._commands:
             jid = _bare(args.get("jid"))
+            if name == "forget" and jid == Jid.parse(jid).domain:
+                # a domain's key is pinned once for all accounts here (13.4)
+                self.servers.forget(jid)
             for account in self._chosen(wanted, some=True):
                 self._commands[name](account, jid)
                 for stream in account.streams:
@@ -206,13 +215,13 @@ class House:
 
     def _account_status(self, account: Account) -> dict[str, object]:
         connected = [one for one in account.streams if one.phase is Phase.LIVE]
-        identity = account.identity
+        identity, token = account.identity, account.token.current
         return {
             "jid": account.jid,
             "server": Jid.parse(account.jid).domain,
             "connected": bool(connected),
-            "gate": False,
-            "token_expires": None,
+            "gate": account.token.gated,
+            "token_expires": _time(token.expires) if token is not None else None,
             "state": identity.standing.name.lower(),
             "published": account.published,
             "fingerprint": (
@@ -295,7 +304,11 @@ class House:
             people = account.identity.manifest.root.people()
             reply({"code": text, "fingerprint": people})
             return
-        streams = [one for one in account.streams if one.phase is Phase.LIVE]
+        streams = [
+            one
+            for one in self.sessions
+            if one.account is account and one.phase in (Phase.LIVE, Phase.LINKING)
+        ]
         if not streams:
             raise Fault(
                 f"{account.jid} is not connected",
@@ -330,7 +343,7 @@ def _rows(account: Account) -> list[ContactRow]:
         rows.append(
             ContactRow(
                 jid=contact.jid,
-                level=contact.pin.level,
+                level=account.contacts.level(contact, account.servers, account.clock()),
                 fingerprint=contact.manifest.root.people(),
                 since=_time(contact.pin.since),
                 devices=len(contact.manifest.active),

@@ -41,6 +41,7 @@ class Identity:
     def __init__(self, store: Store, account: str) -> None:
         self._store = store
         self.account = account
+        self._fresh: DevicePrivate | None = None
         self.forget_caches()
 
     def forget_caches(self) -> None:
@@ -105,12 +106,24 @@ class Identity:
         """Whether the root's private key is here, so that devices can be added."""
         return self._root is not None
 
+    def device_to_show(self) -> DevicePrivate:
+        """The device key for a login.
+
+        A fresh one stays in memory until a login succeeds: nothing is stored for
+        whoever merely tries one.
+        """
+        if self._device is not None:
+            return self._device
+        if self._fresh is None:
+            self._fresh = DevicePrivate.generate()
+        return self._fresh
+
     # -- making and changing ------
 
     def ensure_device(self, now: int) -> None:
         """The device key and a first prekey, before anything else is known."""
         if self._device is None:
-            self._device = DevicePrivate.generate()
+            self._device = self.device_to_show()
             self._put("device", self._device.to_bytes())
             self._new_prekey(1, now)
 
@@ -135,6 +148,31 @@ class Identity:
         listed = manifest.device(self.device.public)
         active = listed is not None and listed.removed is None
         self.set_standing(Standing.READY if active else Standing.LINKING)
+
+    def discard(self) -> None:
+        """The keys that were made here are nobody's: a gate that holds others has
+        refused them, and they were shown to nobody else."""
+        for name in ("root", "manifest"):
+            self._store.delete("own", self.account, name)
+        self.forget_caches()
+        self.set_standing(Standing.LINKING)
+
+    def rebase(self, newer: Manifest, now: int) -> None:
+        """Take *newer*, of the same root, and do upon it what the own one did (I24).
+
+        Only where the root is can anything have been done: devices that were added
+        or removed here are added and removed once more.
+        """
+        own, root = self.manifest, self._root
+        self.adopt(newer)
+        if root is None:
+            return
+        for device in own.devices:
+            listed = newer.device(device.public)
+            if listed is None and device.removed is None:
+                self.add_device(device.public, device.signature, device.label, now)
+            elif listed is not None and device.removed and not listed.removed:
+                self.remove_device(device.id, now)
 
     def set_standing(self, standing: Standing) -> None:
         if standing is not self._standing:

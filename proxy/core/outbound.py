@@ -197,6 +197,10 @@ def _room(account: Account, stanza: Stanza, room: str, parts: _Parts) -> Verdict
     return Go((guard.permitted(stanza, permit),), clear_to=room)
 
 
+def not_linked(jid: str) -> str:
+    return f"{jid} has keys on another device, and this one is not linked to it"
+
+
 def _person(
     account: Account, stanza: Stanza, peer: str, parts: _Parts, since: int
 ) -> Verdict:
@@ -206,8 +210,7 @@ def _person(
     if standing is Standing.LINKING:
         return Return(
             "policy-violation",
-            f"not sent: {account.jid} has keys on another device, and this one is "
-            "not linked to it",
+            f"not sent: {not_linked(account.jid)}",
             "run tillie link there, and tillie link CODE here",
         )
     if standing is Standing.ALARM:

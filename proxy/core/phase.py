@@ -15,6 +15,8 @@ class Phase(Enum):
     REACHING = "the server, for that login"
     RECOVERING = "what an earlier, cut stream still holds"
     BINDING = "the client's resource"
+    VOUCHING = "the gate's word on this device's keys"
+    LINKING = "this device's place in the account's manifest"
     LIVE = "nothing: stanzas flow"
     CUT = "the server again; the client notices nothing yet"
     DRAINING = "acknowledgements; the client is gone"

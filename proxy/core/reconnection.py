@@ -52,6 +52,8 @@ class Reconnection:
             or session.client_gone
             or now - self._cut_at > RECONNECT_FOR
         ):
+            if isinstance(fault, TrustFault):
+                session.own.notice(session.own.jid, fault.text)
             self._given_up(fault)
             return
         delay = 0.0 if first else min(0.2 * 2.0**self._tries, 30.0)

@@ -26,6 +26,8 @@ from ..wire.framing import (
 from ..wire.stanza import stream_error
 from .authentication import Authentication
 from .management import Management, ResumePoint, TooHigh
+from .presenting import AUTH, Presenting
+from .serverfaults import no_tls, smuggled, stream_fault
 from .streams import (
     END,
     MANAGEMENT,
@@ -43,6 +45,7 @@ from .vocabulary import (
     Authenticated,
     Close,
     Ended,
+    GateWord,
     Incoming,
     NotEnabled,
     ResumeFailed,
@@ -54,6 +57,7 @@ from .vocabulary import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ..keys.manifest import Manifest
     from ..wire.framing import Event
     from ..wire.jid import Jid
     from ..wire.stanza import Cleared, Stanza
@@ -75,6 +79,7 @@ class Awaiting(Enum):
     PROCEED = auto()
     HANDSHAKE = auto()
     MECHANISMS = auto()
+    PROOF = auto()
     LOGIN = auto()
     FEATURES = auto()
     RESUMPTION = auto()
@@ -96,6 +101,7 @@ class ServerLeg:
     :param tls: ``off`` only towards loopback.
     :param floor: strongest mechanism that this account ever used, None for none;
         keep ``sasl.stronger(floor, Authenticated.mechanism)`` for the next login.
+    :param presenting: what a gate is shown, and has to prove.
     :param resume: if given and on offer, the old session is resumed before
         anything else; then come ``Resumed``, or ``ResumeFailed`` and
         ``Authenticated``.
@@ -114,6 +120,7 @@ class ServerLeg:
         account: Jid,
         password: str,
         tls: Literal["starttls", "direct", "off"],
+        presenting: Presenting,
         floor: str | None = None,
         resume: ResumePoint | None = None,
     ) -> None:
@@ -121,6 +128,7 @@ class ServerLeg:
         self._tls = tls
         self._resume = resume
         self._facts: TlsFacts | None = None
+        self._presenting = presenting
         self._login = Authentication(account, password, floor, self._who())
         self._management = Management(resume, self._who())
         self._features = Element(f"{{{STREAMS}}}features")
@@ -130,10 +138,11 @@ class ServerLeg:
             Awaiting.TLS_OFFER: self._on_tls_offer,
             Awaiting.PROCEED: self._on_proceed,
             Awaiting.MECHANISMS: self._on_mechanisms,
+            Awaiting.PROOF: self._on_proof,
             Awaiting.LOGIN: self._on_login,
             Awaiting.FEATURES: self._on_features,
             Awaiting.RESUMPTION: self._on_resumption,
-            Awaiting.STANZAS: self._management.take,
+            Awaiting.STANZAS: self._on_nonza,
         }
 
     @property
@@ -241,6 +250,20 @@ class ServerLeg:
         self._expect(Awaiting.STANZAS)
         return [Send(cleared.data)]
 
+    def vouch(self, jid: str, manifest: Manifest | None, *, sent: bool) -> Outputs:
+        """Vouch for the stream at the gate (14.7); see :class:`Presenting`."""
+        if self.over:
+            return []
+        self._expect(Awaiting.STANZAS)
+        return [Send(self._presenting.vouch(jid, manifest, sent=sent))]
+
+    def object(self, due: int) -> Outputs:
+        """Object to the reset of the account that is due at *due* (14.11)."""
+        if self.over:
+            return []
+        self._expect(Awaiting.STANZAS)
+        return [Send(self._presenting.objection(str(self._account), due))]
+
     def acknowledge(self, handled: int | None = None) -> Outputs:
         """Tell the server what is committed here.
 
@@ -322,7 +345,7 @@ class ServerLeg:
         if (stanza.ns, stanza.name) != (STREAMS, "features"):
             return self._unexpected(stanza.name)
         if f"{{{TLS}}}starttls" not in stanza.children:
-            return self._fail(self._no_tls("offers no TLS"))
+            return self._fail(no_tls(self._account.domain, "offers no TLS"))
         self._awaiting = Awaiting.PROCEED
         return [Send(_STARTTLS)]
 
@@ -333,23 +356,30 @@ class ServerLeg:
             self._awaiting = Awaiting.HANDSHAKE
             return [StartTls()]
         if (stanza.ns, stanza.name) == (TLS, "failure"):
-            return self._fail(self._no_tls("offers TLS but refused to start it"))
+            return self._fail(
+                no_tls(self._account.domain, "offers TLS but refused to start it")
+            )
         return self._unexpected(stanza.name)
-
-    def _no_tls(self, what: str) -> EnvFault:
-        return EnvFault(
-            f"{self._who()} {what}, so the password was not sent",
-            hint="ask the server's operator; someone on the way may also have "
-            "removed it, so try from another network",
-        )
 
     # -- SASL ------
 
     def _on_mechanisms(self, stanza: Stanza) -> Outputs:
         if (stanza.ns, stanza.name) != (STREAMS, "features"):
             return self._unexpected(stanza.name)
+        self._features = stanza.tree()
+        out = self._presenting.begin(self._features, self._facts)
+        if out:
+            self._awaiting = Awaiting.PROOF
+            return out
+        return self._log_in()
+
+    def _on_proof(self, stanza: Stanza) -> Outputs:
+        self._presenting.take(stanza)
+        return self._log_in()
+
+    def _log_in(self) -> Outputs:
         self._awaiting = Awaiting.LOGIN
-        return self._login.begin(stanza.tree(), self._facts)
+        return self._login.begin(self._features, self._facts)
 
     def _on_login(self, stanza: Stanza) -> Outputs:
         out = self._login.take(stanza)
@@ -383,31 +413,30 @@ class ServerLeg:
         self._awaiting = Awaiting.STANZAS
         return [answer]
 
+    def _on_nonza(self, stanza: Stanza) -> Outputs:
+        if stanza.ns == AUTH and self._presenting.proved:
+            return [GateWord(stanza)]
+        return self._management.take(stanza)
+
     # -- the end ------
 
     def _on_stream_error(self, stanza: Stanza) -> Outputs:
-        condition, content, text = read_error(stanza.tree(), STREAM_CONDITIONS)
-        what = f"{self._who()} ended the stream ({condition or 'no reason given'})"
         if self._awaiting in _BEFORE_TLS:
             # Anyone on the way can have written it: neither its text nor another
             # host's name is shown to a person or acted on.
+            condition, _, _ = read_error(stanza.tree(), STREAM_CONDITIONS)
+            what = f"{self._who()} ended the stream ({condition or 'no reason given'})"
             return self._end(EnvFault(f"{what} before TLS was up"), END)
-        if content:
-            what += f", naming {content}"
-        if text:
-            what += f": {text}"
-        return self._end(EnvFault(what, condition=stream_condition(condition)), END)
+        proved = self._presenting.proved
+        fault = stream_fault(self._account.domain, stanza.tree(), gate=proved)
+        return self._end(fault, END)
 
     def _unexpected(self, name: str) -> Outputs:
         return self._fail(out_of_order(self._who(), name))
 
     def _pipelined(self) -> Outputs:
         """Drop the connection: bytes came where a new layer was to begin."""
-        fault = TrustFault(
-            f"{self._who()} sent data across the start of a new stream, which is "
-            "how commands are smuggled past TLS; the connection was dropped",
-            hint="try from another network, then ask the server's operator",
-        )
+        fault = smuggled(self._account.domain)
         self._awaiting = Awaiting.NOTHING
         return [Close(), Ended(fault)]
 
@@ -428,7 +457,7 @@ class ServerLeg:
 
     def _cut(self) -> EnvFault:
         if self._awaiting is Awaiting.PROCEED:
-            return self._no_tls("hung up when TLS was to start")
+            return no_tls(self._account.domain, "hung up when TLS was to start")
         return EnvFault(f"{self._who()} hung up before the login was done")
 
     # -- small things ------

@@ -58,6 +58,9 @@ DRAIN = 20_000
 STOP = 3_000
 LOGIN_TIME = 60_000
 SAVE_EVERY = 5_000
+_TO_CLIENT = (Phase.LIVE, Phase.CUT, Phase.LINKING)
+# Logged in, and nothing was promised to the client yet.
+_BEFORE_LIVE = (Phase.BINDING, Phase.VOUCHING, Phase.LINKING)
 
 
 class Session:
@@ -212,6 +215,18 @@ class Session:
         self.repeats.load(live, self.bound_at)
         self.to_client(result.to_bytes())
 
+    def linking(self, jid: Jid, result: Stanza) -> None:
+        """The client is told that it is bound; until its device is linked, nothing
+        of it leaves."""
+        self.phase = Phase.LINKING
+        self.receive_for(self.own)
+        self.to_client(result.to_bytes())
+        self.pump()
+
+    def vouch(self, then: Callable[[], None]) -> None:
+        """Call *then* when the gate, if there is one, vouches for the own manifest."""
+        self.uplink.vouching.before(then)
+
     def _client_left(self) -> None:
         if self.client_gone:
             return
@@ -222,7 +237,7 @@ class Session:
             self._drain_until = self.house.clock() + DRAIN
             self.drained()
         elif self.phase is not Phase.OVER:
-            self._finish(orderly=self.phase is Phase.BINDING)
+            self._finish(orderly=self.phase in _BEFORE_LIVE)
 
     def drained(self) -> None:
         """Close the server's stream when nothing of the gone client is under way."""
@@ -250,7 +265,7 @@ class Session:
         """End both streams; the client is told *fault*."""
         self._tell_client(fault)
         self.client_gone = True
-        live = self.phase in (Phase.LIVE, Phase.DRAINING, Phase.BINDING)
+        live = self.phase in (Phase.LIVE, Phase.DRAINING, *_BEFORE_LIVE)
         self._finish(orderly=live and not self.uplink.messages_waiting)
 
     def _tell_client(self, fault: Fault) -> None:
@@ -356,7 +371,7 @@ class Session:
 
     def deliver(self, data: bytes, row: str) -> bool:
         """To the client, if there is one; *row* may be forgotten once it left."""
-        if self.client_gone or self.phase not in (Phase.LIVE, Phase.CUT):
+        if self.client_gone or self.phase not in _TO_CLIENT:
             return False
         self.to_client(data, row)
         return True
@@ -416,13 +431,18 @@ class Session:
             Phase.REACHING,
             Phase.RECOVERING,
             Phase.BINDING,
+            Phase.VOUCHING,
             Phase.CUT,
         ):
             self.uplink.watch.login(now)
+        if self.phase is Phase.LINKING:
+            self.uplink.vouching.tick(now)
+            self.uplink.watch.live(now)
         if self.phase is Phase.LIVE:
             if self._arrivals is not None:
                 self._arrivals.tick(now)
             self.own.tick(self, now)
+            self.uplink.vouching.tick(now)
             self.uplink.watch.live(now)
             if now >= self._save_at:
                 self._save_at = now + SAVE_EVERY

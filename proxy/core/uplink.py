@@ -17,10 +17,12 @@ from . import guard, sasl
 from .ledger import Ledger
 from .management import ResumePoint
 from .phase import Phase
+from .presenting import Presenting
 from .questions import Questions, Then
 from .reconnection import Reconnection
 from .recovery import Recovery
 from .resending import send_left_over
+from .serverfaults import Refusal
 from .serverleg import ServerLeg
 from .vocabulary import (
     Acked,
@@ -30,6 +32,7 @@ from .vocabulary import (
     DeriveKey,
     Enabled,
     Ended,
+    GateWord,
     Incoming,
     Login,
     NotEnabled,
@@ -44,9 +47,11 @@ from .vocabulary import (
     TooBig,
     ToServer,
 )
+from .vouching import Vouching
 from .watch import Watch
 
 if TYPE_CHECKING:
+    from ..keys.manifest import Manifest
     from .session import Session
 
 MOST_UNACKNOWLEDGED = 500
@@ -61,10 +66,12 @@ class Uplink:
         self.recovery = Recovery(self)
         self.reconnection = Reconnection(self)
         self.watch = Watch(self)
+        self.vouching = Vouching(self)
         self.ledger: Ledger | None = None
         self.managed = False
         self._house = session.house
         self._leg: ServerLeg | None = None
+        self._presenting: Presenting | None = None
         self._login: Login | None = None
         self._questions = Questions()
         self._bind_id: str | None = None
@@ -95,6 +102,11 @@ class Uplink:
     def reached(self) -> bool:
         """Whether there is a connection."""
         return self._leg is not None
+
+    @property
+    def gated(self) -> bool:
+        """Whether a gate has proved itself on this stream."""
+        return self._presenting is not None and self._presenting.proved
 
     @property
     def domain(self) -> str:
@@ -129,8 +141,18 @@ class Uplink:
         """A stanza of Tillie's own making."""
         if self.session.phase in (Phase.LIVE, Phase.CUT, Phase.DRAINING):
             self.send(cleared, kept=kept)
-        elif self.session.phase is Phase.RECOVERING:
+        elif self.session.phase in (Phase.RECOVERING, Phase.VOUCHING, Phase.LINKING):
             self.send_uncounted(cleared)
+
+    def vouch(self, jid: str, manifest: Manifest | None, *, sent: bool) -> None:
+        """Vouch for the stream at the gate (14.7)."""
+        if self._leg is not None:
+            self._outputs(self._leg.vouch(jid, manifest, sent=sent))
+
+    def object(self, due: int) -> None:
+        """Object to the reset that is due at *due* (14.11)."""
+        if self._leg is not None:
+            self._outputs(self._leg.object(due))
 
     def send_uncounted(self, cleared: Cleared) -> None:
         """Outside the ledger: before binding, or on a stream being recovered."""
@@ -220,14 +242,27 @@ class Uplink:
             self.session.do(ServerClose(abort=True))
             return
         self.watch.heard()
+        self._presenting = self._present()
         self._leg = ServerLeg(
             account=Jid(self._login.local, self._login.domain, ""),
             password=self._login.password,
             tls=mode,
             floor=self._floor(),
+            presenting=self._presenting,
             resume=self._resume_point(),
         )
         self._outputs(self._leg.connected())
+
+    def _present(self) -> Presenting:
+        account = self.session.own
+        identity = account.identity
+        return Presenting(
+            self.domain,
+            identity.device_to_show(),
+            identity.fingerprint if identity.has_manifest else None,
+            self._house.servers,
+            self._house.clock,
+        )
 
     def _floor(self) -> str | None:
         data = self._house.store.get("own", self.session.own.jid, "mechanism")
@@ -330,13 +365,18 @@ class Uplink:
         | NotEnabled
         | Resumed
         | ResumeFailed
+        | GateWord
         | Acked
         | Ended,
     ) -> None:
         match output:
             case Authenticated():
                 self._authenticated(output)
+            case GateWord(stanza=stanza):
+                self.vouching.take(stanza)
             case Resumed(h=h):
+                self._note_gate()
+                self.vouching.resumed()
                 self._resumption().resumed(h)
             case ResumeFailed(h=h):
                 self._resumption().failed(h)
@@ -344,6 +384,8 @@ class Uplink:
                 at_resume = self._leg is not None and self._leg.resuming
                 recovering = self.session.phase is Phase.RECOVERING
                 self.recovery.ended(at_resume=at_resume and recovering)
+                if isinstance(fault, Refusal):
+                    self.vouching.refused(fault)
                 self.drop(fault)
             case NotEnabled():
                 self._not_managed()
@@ -384,12 +426,22 @@ class Uplink:
             if stanza.type == "result":
                 self._bound(stanza)
                 return
-        self.session.from_server(stanza)
+        if self.session.phase is Phase.VOUCHING:
+            self.vouching.hold(stanza)
+        else:
+            self.session.from_server(stanza)
+
+    def _note_gate(self) -> None:
+        """What the gate's proof told is for the person, now that it is theirs."""
+        if self._presenting is not None:
+            for text in self._presenting.notices:
+                self.session.own.notice(self.domain, text)
 
     def _authenticated(self, done: Authenticated) -> None:
         account = self.session.own
         if self._server_key is not None:
             self._note_server_key(self._server_key)
+        self._note_gate()
         floor = sasl.stronger(self._floor(), done.mechanism)
         if floor != self._floor():
             self._house.store.put("own", account.jid, "mechanism", floor.encode())
@@ -422,6 +474,13 @@ class Uplink:
             )
             self.session.end(fault)
             return
+        if self.gated:
+            self.vouching.begin(jid, stanza)
+        else:
+            self.admit(jid, stanza)
+
+    def admit(self, jid: Jid, stanza: Stanza) -> None:
+        """The client is told that it is bound, and everything flows."""
         self.session.bound(jid, stanza)
         self.managed = True
         if self._leg is not None:

@@ -54,16 +54,18 @@ class TooBig:
 
 @dataclass(frozen=True, slots=True)
 class TlsFacts:
-    """What the TLS session offers for channel binding.
+    """What the TLS session offers for channel binding, and for a login at a gate.
 
     :param version: as the library names it, for instance ``TLSv1.3``.
     :param exporter: 32 bytes of ``EXPORTER-Channel-Binding`` (RFC 9266), TLS 1.3.
     :param end_point: hash of the server's certificate (RFC 5929, 4.1).
+    :param login: 32 bytes of the exporter of clause 14.1, TLS 1.3.
     """
 
     version: str
     exporter: bytes | None
     end_point: bytes | None
+    login: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,13 @@ class ResumeFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class GateWord:
+    """The gate said something about keys on the live stream (clause 14.9)."""
+
+    stanza: Stanza
+
+
+@dataclass(frozen=True, slots=True)
 class Acked:
     """The server has handled *h* of our stanzas (modulo 2**32)."""
 
@@ -135,6 +144,7 @@ ServerOutput: TypeAlias = (
     | NotEnabled
     | Resumed
     | ResumeFailed
+    | GateWord
     | Acked
     | Incoming
     | TooBig

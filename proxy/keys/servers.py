@@ -38,6 +38,11 @@ _OPTIONAL = frozenset({"next", "directory"})
 _ROLLOVER_MEMBERS = frozenset({"sub", "from", "to", "iat"})
 
 Alarm: TypeAlias = Literal["", "server-fork", "server-key-changed"]
+Source: TypeAlias = Literal["record", "directory", "stream"]
+"""Whose word a document is: an account's of the domain, in its own record; the
+domain's directory's; who proved at a login there to hold the key."""
+
+_RANK: Final[dict[Source, int]] = {"record": 0, "directory": 1, "stream": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +170,26 @@ class Pin:
 
     :param held: the newest document that was taken.
     :param since: when this key was pinned, Unix milliseconds.
+    :param source: the best that has shown this key.
     """
 
     held: ServerDocument
     since: int
     alarm: Alarm = ""
+    source: Source = "stream"
+
+    @property
+    def gated(self) -> bool:
+        """Whether the domain itself has said that it has a gate.
+
+        What stands in a record anybody with an account there can write.
+        """
+        return self.source != "record"
+
+    @property
+    def trusted(self) -> bool:
+        """Whether what this key signs counts."""
+        return self.alarm != "server-key-changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +205,11 @@ class Verdict:
 
 
 def judge(
-    pin: Pin | None, offered: ServerDocument, rollovers: Sequence[bytes], now: int
+    pin: Pin | None,
+    offered: ServerDocument,
+    rollovers: Sequence[bytes],
+    now: int,
+    source: Source = "stream",
 ) -> Verdict:
     """Say what a verified document means for its domain's pin (clause 13.4).
 
@@ -199,14 +223,20 @@ def judge(
             hint="is this computer's clock right?",
         )
     if pin is None:
-        return Verdict(Pin(offered, now), taken=True)
+        return Verdict(Pin(offered, now, source=source), taken=True)
     if pin.held.domain != offered.domain:
         raise TrustFault("a server document belongs to another domain")
     if offered.keys == pin.held.keys:
-        return _same_key(pin, offered)
+        return _same_key(pin, offered, source)
+    if _RANK[source] < _RANK[pin.source]:
+        # whoever may say less can neither move the pin nor cause an alarm
+        return Verdict(pin, taken=False)
     if _leads_to(pin.held, offered.keys, rollovers):
         notice = f"{offered.domain} changed its key, and the old one vouches for it"
-        return Verdict(Pin(offered, now), taken=True, notice=notice)
+        return Verdict(Pin(offered, now, source=source), taken=True, notice=notice)
+    if _RANK[source] > _RANK[pin.source] == 0:
+        # an account's word gives way to its domain's
+        return Verdict(Pin(offered, now, source=source), taken=True)
     return _alarm(
         pin,
         "server-key-changed",
@@ -214,9 +244,11 @@ def judge(
     )
 
 
-def _same_key(pin: Pin, offered: ServerDocument) -> Verdict:
+def _same_key(pin: Pin, offered: ServerDocument, source: Source) -> Verdict:
+    better = source if _RANK[source] > _RANK[pin.source] else pin.source
+    pin = replace(pin, source=better)
     if offered.seq > pin.held.seq:
-        return Verdict(Pin(offered, pin.since), taken=True)
+        return Verdict(replace(pin, held=offered, alarm=""), taken=True)
     if offered.seq < pin.held.seq:
         return Verdict(pin, taken=True)
     if offered.digest != pin.held.digest:

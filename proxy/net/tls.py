@@ -35,6 +35,7 @@ from zope.interface import implementer
 
 from ..core.vocabulary import TlsFacts
 from ..errors import ConfigFault, EnvFault
+from ..keys.handshake import EXPORTER_LABEL, EXPORTER_SIZE
 
 ALPN: Final = b"xmpp-client"
 _MAX_CHAIN: Final = 8
@@ -282,15 +283,17 @@ def end_point(certificate: x509.Certificate) -> bytes | None:
 
 
 def _facts(connection: SSL.Connection, certificate: x509.Certificate) -> TlsFacts:
-    exporter = None
+    exporter = login = None
     # Below 1.3 the value is unique only under conditions that OpenSSL does not
     # show (RFC 9266, 3).
     if connection.get_protocol_version() >= SSL.TLS1_3_VERSION:
         exporter = connection.export_keying_material(_BINDING_LABEL, 32, b"")
+        login = connection.export_keying_material(EXPORTER_LABEL, EXPORTER_SIZE, b"")
     return TlsFacts(
         version=connection.get_protocol_version_name(),
         exporter=exporter,
         end_point=end_point(certificate),
+        login=login,
     )
 
 

@@ -320,6 +320,7 @@ CARRIED = {
     "registry.py": {"keys.registry"},
     "signer.py": {"keys.servers"},
     "gatetls.py": {"keys.handshake"},
+    "tls.py": {"keys.handshake"},
 }
 
 

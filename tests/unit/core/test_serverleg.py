@@ -10,7 +10,10 @@ import pytest
 import scramp
 from scramp import core as scramp_core
 
-from proxy.core.serverleg import ResumePoint, ServerLeg
+from proxy.core.management import ResumePoint
+from proxy.core.presenting import Presenting
+from proxy.core.serverleg import ServerLeg
+from proxy.core.servers import Servers
 from proxy.core.vocabulary import (
     Acked,
     Authenticated,
@@ -29,11 +32,14 @@ from proxy.core.vocabulary import (
     TooBig,
 )
 from proxy.errors import EnvFault, Fault, LocalFault, PeerFault, TrustFault
+from proxy.keys.identity import DevicePrivate
+from proxy.keys.store import MemoryStore
 from proxy.suites.fields import b64, unb64
 from proxy.wire.jid import Jid
 from proxy.wire.stanza import Cleared
 
 ACCOUNT = Jid.parse("juliet@a.test")
+DEVICE = DevicePrivate.generate()
 FACTS = TlsFacts("TLSv1.3", bytes(range(32)), hashlib.sha256(b"cert").digest())
 UNBOUND = TlsFacts("TLSv1.3", None, None)
 HEADER = (
@@ -80,7 +86,14 @@ def leg(
     resume: ResumePoint | None = None,
 ) -> ServerLeg:
     return ServerLeg(
-        account=ACCOUNT, password="pencil", tls=tls, floor=floor, resume=resume
+        account=ACCOUNT,
+        password="pencil",
+        tls=tls,
+        floor=floor,
+        presenting=Presenting(
+            ACCOUNT.domain, DEVICE, None, Servers(MemoryStore()), lambda: 0
+        ),
+        resume=resume,
     )
 
 

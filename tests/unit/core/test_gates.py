@@ -1,0 +1,463 @@
+"""Logging in by way of a gate: who proves what, and what the client is told."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.core.directory import KEY
+from proxy.core.identity import Standing
+from proxy.core.phase import Phase
+from proxy.gate.questions import Refused, Stale
+from proxy.keys.registry import Reset
+from proxy.keys.tokens import TOKEN_MS
+from tests.support.gated import GatedWorld
+from tests.support.simulator import (
+    ALICE,
+    BOB,
+    DAY,
+    Client,
+    Tillie,
+    link,
+    sealed,
+)
+
+A = "a.test"
+
+
+def failure(client: Client) -> str:
+    """What the client was told of a login that failed."""
+    return client.raw.decode().rpartition("<failure")[2]
+
+
+def entered() -> tuple[GatedWorld, Tillie, Client]:
+    world = GatedWorld()
+    tillie = world.tillie()
+    return world, tillie, world.login(tillie, ALICE)
+
+
+# -- before login ---------------------------------------------------------------------
+
+
+def test_the_first_login_makes_keys_that_are_vouched_for() -> None:
+    world, tillie, alice = entered()
+    account = tillie.account(ALICE)
+    assert account.identity.standing is Standing.READY
+    token = account.token.current
+    assert token is not None
+    assert token.covers(account.identity.manifest)
+    assert alice.session.phase is Phase.LIVE
+    assert world.domain(A).vouches == ["manifest"]
+    assert b"<jid>alice@a.test/one</jid>" in alice.raw
+
+
+def test_the_client_is_bound_only_when_the_gate_has_vouched() -> None:
+    world, tillie, alice = entered()
+    alice.close()
+    world.domain(A).bug = "mute"
+    client = world.login(tillie, ALICE)
+    raw = bytes(world.gate_line(client).raw)
+    # the device was shown, then the password, then the vouching
+    order = [raw.index(one) for one in (b"<present", b"<auth", b"<vouch")]
+    assert order == sorted(order)
+    assert b"<success" in client.raw
+    assert b"<jid>" not in client.raw
+    assert b"<enable" not in raw
+
+
+@pytest.mark.parametrize("bug", ["unproved", "other-key", "other-exporter"])
+@pytest.mark.parametrize("known", [True, False], ids=["pinned", "first-time"])
+def test_auth_10_no_password_goes_to_a_gate_that_does_not_prove_itself(
+    bug: str, known: bool
+) -> None:
+    world = GatedWorld()
+    tillie = world.tillie()
+    if known:
+        world.login(tillie, ALICE).close()
+    before = world.domain(A).passwords
+    world.domain(A).bug = bug
+    client = world.login(tillie, ALICE)
+    assert world.domain(A).passwords == before
+    assert b"<auth" not in world.gate_line(client).raw
+    assert "the password was not sent" in failure(client)
+    assert not client.bodies
+
+
+def test_auth_10_no_document_and_no_pin_is_no_proof() -> None:
+    world = GatedWorld()
+    world.domain(A).bug = "no-document"
+    client = world.login(world.tillie(), ALICE)
+    assert world.domain(A).passwords == 0
+    assert "did not prove" in failure(client)
+
+
+def test_tls_without_an_exporter_sends_no_password() -> None:
+    world = GatedWorld()
+    world.tls13 = False
+    client = world.login(world.tillie(), ALICE)
+    assert world.domain(A).passwords == 0
+    assert "TLS 1.3" in failure(client)
+
+
+def test_a_domain_that_had_a_gate_is_never_entered_without() -> None:
+    world, tillie, alice = entered()
+    alice.close()
+    world.domain(A).gone = True
+    client = world.login(tillie, ALICE)
+    assert b"<auth" not in world.gate_line(client).raw
+    assert "had a gate" in failure(client)
+    assert "tillie forget a.test" in failure(client)
+    # nor by another account of this Tillie
+    other = world.login(tillie, f"carol@{A}")
+    assert b"<auth" not in world.gate_line(other).raw
+    tillie.command("forget", jid=A)
+    assert world.login(tillie, ALICE).session.phase is Phase.LIVE
+
+
+def test_dir_06_a_gates_new_key_stops_the_login() -> None:
+    world, tillie, alice = entered()
+    alice.close()
+    passwords = world.domain(A).passwords
+    world.domain(A).replace_key()
+    client = world.login(tillie, ALICE)
+    assert world.domain(A).passwords == passwords
+    assert "another key than before" in failure(client)
+    notices = tillie.command("notices", account=ALICE)
+    assert any("another key" in one["text"] for one in notices)  # type: ignore[index,union-attr,attr-defined]
+
+
+def test_a_rollover_is_followed_and_told() -> None:
+    world, tillie, alice = entered()
+    alice.close()
+    world.domain(A).roll_over()
+    client = world.login(tillie, ALICE)
+    assert client.session.phase is Phase.LIVE
+    assert any("changed its key" in one for one in _notices(tillie))
+    assert tillie.house.servers.pin(A).held.keys == world.domain(A).key.public  # type: ignore[union-attr]
+
+
+def test_a_clock_that_is_off_is_told() -> None:
+    world = GatedWorld()
+    world.domain(A).skew = 6 * 60 * 1000
+    tillie = world.tillie()
+    assert world.login(tillie, ALICE).session.phase is Phase.LIVE
+    assert any("clock" in one for one in _notices(tillie))
+
+
+def _notices(tillie: Tillie, jid: str = ALICE) -> list[str]:
+    rows = tillie.command("notices", account=jid)
+    return [one["text"] for one in rows]  # type: ignore[attr-defined]
+
+
+# -- behind binding -------------------------------------------------------------------
+
+
+def test_what_the_client_sends_meanwhile_is_not_lost() -> None:
+    world, tillie, alice = entered()
+    alice.close()
+    bob = world.login(world.tillie(), BOB)
+    world.domain(A).bug = "mute"
+    alice = world.login(tillie, ALICE)
+    alice.say(BOB, "sent early")
+    assert alice.session.phase is Phase.VOUCHING
+    assert bob.bodies == []
+    world.domain(A).bug = ""
+    line = world.gate_line(alice)
+    line._vouched(line.judged)
+    world.settle()
+    assert bob.bodies == ["sent early"]
+    assert not world.refused
+
+
+def test_a_manifest_that_the_gate_lost_is_sent_when_it_is_wanted() -> None:
+    world, tillie, alice = entered()
+    alice.close()
+    held = world.domain(A)
+    held.registry = type(held.registry)()
+    client = world.login(tillie, ALICE)
+    assert client.session.phase is Phase.LIVE
+    assert held.vouches == ["manifest", "digest", "manifest"]
+
+
+def test_a_false_token_ends_the_stream() -> None:
+    world = GatedWorld()
+    world.domain(A).bug = "bad-token"
+    client = world.login(world.tillie(), ALICE)
+    assert client.closed
+    assert b"<jid>" not in client.raw
+    assert b"does not vouch" in client.raw
+
+
+def test_a_silent_gate_ends_the_stream_in_time() -> None:
+    world = GatedWorld()
+    world.domain(A).bug = "mute"
+    client = world.login(world.tillie(), ALICE)
+    assert client.session.phase is Phase.VOUCHING
+    assert not client.closed
+    world.wait(31_000)
+    assert client.closed
+    assert b"<jid>" not in client.raw
+    assert b"did not answer in 30 s" in client.raw
+
+
+def test_keys_that_the_gate_does_not_hold_are_refused_in_words() -> None:
+    world, _, alice = entered()
+    alice.close()
+    other = world.tillie()
+    # somebody else's keys are published nowhere: this one makes its own
+    world.pep.clear()
+    client = world.login(other, ALICE, "two")
+    assert client.closed
+    assert b"holds another key" in client.raw
+    assert not other.account(ALICE).identity.has_manifest
+    # and from now on it waits to be linked
+    again = world.login(other, ALICE, "two")
+    assert again.session.phase is Phase.LINKING
+
+
+# -- levels, records, renewal -----------------------------------------------------------
+
+
+def rows(tillie: Tillie, name: str = "contacts") -> list[dict[str, object]]:
+    found = tillie.command(name)
+    assert isinstance(found, list)
+    return found
+
+
+def friends() -> tuple[GatedWorld, Tillie, Client, Tillie, Client]:
+    world, a, alice = entered()
+    b = world.tillie()
+    bob = world.login(b, BOB)
+    alice.say(BOB, "hello")
+    bob.say(ALICE, "hello yourself")
+    assert bob.bodies == ["hello"]
+    assert alice.bodies == ["hello yourself"]
+    return world, a, alice, b, bob
+
+
+def test_contacts_are_vouched_for_by_their_domains() -> None:
+    _, a, _, b, _ = friends()
+    assert [row["level"] for row in rows(a)] == ["vouched"]
+    assert [row["level"] for row in rows(b)] == ["vouched"]
+
+
+def test_the_record_holds_token_and_domain_document() -> None:
+    world, a, _ = entered()
+    record = world.pep[ALICE, KEY]["current"][0]
+    token = record.findtext(f"{{{KEY}}}token")
+    assert token == a.account(ALICE).token.current.document  # type: ignore[union-attr]
+    document = record.findtext(f"{{{KEY}}}server/{{{KEY}}}document")
+    assert document == world.domain(A).document
+
+
+def test_status_tells_of_the_gate() -> None:
+    world, a, _ = entered()
+    [row] = rows(a, "accounts")
+    assert row["gate"] is True
+    expires = row["token_expires"]
+    assert isinstance(expires, str)
+    assert expires.endswith("Z")
+    assert expires > "2025-06-1"
+    assert world.now + TOKEN_MS - 2_000 <= a.account(ALICE).token.current.expires  # type: ignore[union-attr]
+
+
+def test_an_expired_token_lowers_the_level_and_stops_nothing() -> None:
+    world, a, alice, _, bob = friends()
+    bob.close()
+    world.now += 8 * DAY
+    alice.say(BOB, "still sealed")
+    assert rows(a)[0]["level"] == "seen"
+    assert len(sealed(alice.upstream.stanzas)) == 2
+
+
+def test_a_token_with_less_than_two_days_left_is_renewed() -> None:
+    world, a, alice = entered()
+    first = a.account(ALICE).token.current
+    assert first is not None
+    world.now += 4 * DAY
+    world.wait(3_000)
+    assert a.account(ALICE).token.current == first
+    world.now += DAY + 3_600_000
+    world.wait(3_000)
+    second = a.account(ALICE).token.current
+    assert second is not None
+    assert second.expires > first.expires
+    record = world.pep[ALICE, KEY]["current"][0]
+    assert record.findtext(f"{{{KEY}}}token") == second.document
+    assert alice.session.phase is Phase.LIVE
+
+
+def test_a_gate_that_says_nothing_is_asked_again_and_the_stream_goes_on() -> None:
+    world, a, alice = entered()
+    world.domain(A).bug = "mute"
+    world.now += 6 * DAY
+    world.wait(200_000)
+    asked = len(world.domain(A).vouches)
+    assert 2 <= asked <= 6
+    assert alice.session.phase is Phase.LIVE
+    world.domain(A).bug = ""
+    world.wait(400_000)
+    token = a.account(ALICE).token.current
+    assert token is not None
+    assert token.expires > world.now + 6 * DAY
+
+
+def test_a_reset_is_objected_to_and_told() -> None:
+    world, a, alice = entered()
+    alice.close()
+    due = world.now + 3 * DAY
+    registry = world.domain(A).registry
+    with registry.transaction():
+        registry.put_reset(Reset(ALICE, world.now, due, forced=False))
+    again = world.login(a, ALICE)
+    assert world.objections == [ALICE]
+    assert any("objected" in one for one in again.notices + _notices(a))
+    with registry.transaction():
+        assert registry.reset(ALICE) is None
+
+
+# -- devices ------------------------------------------------------------------------------
+
+
+def two_devices() -> tuple[GatedWorld, Tillie, Client, Tillie]:
+    world, a, alice = entered()
+    other = world.tillie()
+    waiting = world.login(other, ALICE, "two")
+    assert waiting.session.phase is Phase.LINKING
+    link(a, other, ALICE)
+    assert waiting.closed
+    assert b"linked to the account now; connect again" in waiting.raw
+    return world, a, alice, other
+
+
+def test_i5_a_second_device_waits_to_be_linked() -> None:
+    world, _, _ = entered()
+    other = world.tillie()
+    client = world.login(other, ALICE, "two")
+    assert client.session.phase is Phase.LINKING
+    assert b"<jid>alice@a.test/two</jid>" in client.raw
+    client.say(BOB, "not yet", ident="m1")
+    [error] = [one for one in client.errors if one.get("id") == "m1"]
+    assert "tillie link" in "".join(error.itertext())
+    assert any("tillie link CODE here" in one for one in client.notices)
+    # nothing of it reached the server, and nothing was sent for the gate to refuse
+    assert not world.refused
+    assert b"not yet" not in world.wire
+
+
+def test_i5_linking_goes_through_the_gate() -> None:
+    world, a, alice, other = two_devices()
+    again = world.login(other, ALICE, "two")
+    assert again.session.phase is Phase.LIVE
+    assert len(a.account(ALICE).identity.manifest.active) == 2
+    bob = world.login(world.tillie(), BOB)
+    bob.say(ALICE, "to both")
+    assert alice.bodies == ["to both"]
+    assert again.bodies == ["to both"]
+    again.say(BOB, "from the second")
+    assert bob.bodies == ["from the second"]
+    assert world.domain(A).registry._rows.account[ALICE].seq == 2
+
+
+def test_a_changed_manifest_is_vouched_for_before_it_is_published() -> None:
+    world, a, _, other = two_devices()
+    world.login(other, ALICE, "two")
+    published: list[tuple[str, int]] = []
+
+    def watch(stream: object, stanza: object) -> None:
+        text = "".join(stanza.itertext())  # type: ignore[attr-defined]
+        if "tillie-" in str(stanza.get("id", "")) and "payload" in text:  # type: ignore[attr-defined]
+            published.append(("publish", len(world.domain(A).vouches)))
+
+    world.leaving = watch  # type: ignore[assignment]
+    before = len(world.domain(A).vouches)
+    device = other.account(ALICE).identity.device
+    a.command("devices-remove", id=device.id.hex(), account=ALICE)
+    assert published
+    assert published[0][1] > before
+    held = world.domain(A).registry._rows.account[ALICE]
+    assert device.public in held.removed
+    token = a.account(ALICE).token.current
+    assert token is not None
+    assert token.covers(a.account(ALICE).identity.manifest)
+
+
+def test_a_removed_device_is_refused_in_words() -> None:
+    world, a, _, other = two_devices()
+    device = other.account(ALICE).identity.device
+    a.command("devices-remove", id=device.id.hex(), account=ALICE)
+    client = world.login(other, ALICE, "two")
+    assert client.session.phase is not Phase.LIVE
+    assert b"<jid>" not in client.raw
+
+
+# -- resumption -----------------------------------------------------------------------------
+
+
+def test_a_cut_line_is_resumed_through_the_gate() -> None:
+    world, _, alice, _, bob = friends()
+    world.break_line(alice)
+    assert alice.session.phase is Phase.LIVE
+    assert world.gate_line(alice).raw.count(b"<present") == 1
+    assert b"<vouch" not in world.gate_line(alice).raw
+    alice.say(BOB, "after the cut")
+    assert bob.bodies[-1] == "after the cut"
+
+
+def test_rel_01_a_killed_tillie_fetches_what_came_through_the_gate() -> None:
+    world, a, alice, _, bob = friends()
+    old = world.line(alice)
+    a.restart()
+    bob.say(ALICE, "while it was dead")
+    again = world.login(a, ALICE)
+    assert world.resumed == [old.previd]
+    assert again.bodies == ["while it was dead"]
+
+
+def test_the_token_is_renewed_on_a_resumed_stream() -> None:
+    world, a, alice, _, _ = friends()
+    world.break_line(alice)
+    world.now += 6 * DAY
+    world.wait(3_000)
+    token = a.account(ALICE).token.current
+    assert token is not None
+    assert token.expires > world.now + 6 * DAY
+
+
+# -- a lying gate: rows of E.1 ---------------------------------------------------------------
+
+
+def test_a_gate_that_holds_another_root_is_not_believed() -> None:
+    """E.1 row 1 from the owner's side: a manifest that the server made."""
+    from tests.support.persons import Person
+
+    world, a, alice = entered()
+    alice.close()
+    world.verdict = Stale(Person(ALICE).manifest.document)
+    client = world.login(a, ALICE)
+    assert client.closed
+    assert b"<jid>" not in client.raw
+    assert any("not its own" in one for one in _notices(a))
+
+
+def test_a_gate_that_shows_an_older_manifest_is_not_believed() -> None:
+    """E.1 row 4: rollback."""
+    world, a, alice, other = two_devices()
+    first = world.domain(A).registry
+    old = a.account(ALICE).identity.manifest
+    device = other.account(ALICE).identity.device
+    a.command("devices-remove", id=device.id.hex(), account=ALICE)
+    alice.close()
+    assert first is world.domain(A).registry
+    world.verdict = Stale(old.document)
+    client = world.login(a, ALICE)
+    assert client.closed
+    assert any("older list" in one for one in _notices(a))
+
+
+def test_a_refusal_on_an_open_stream_ends_it_with_the_gates_words() -> None:
+    world, _, alice = entered()
+    world.verdict = Refused("unknown-device", "this device was removed")
+    world.now += 6 * DAY
+    world.wait(3_000)
+    assert alice.closed
+    assert b"this device was removed" in alice.raw
