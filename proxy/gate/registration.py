@@ -84,7 +84,6 @@ class Registration:
     def __init__(self, line: Line) -> None:
         self._line = line
         self._pending: dict[str, _Form | _Passed | _Account | _Removal] = {}
-        self._form_shown = False
         self.shown = False
 
     @property
@@ -169,8 +168,8 @@ class Registration:
             for field in _fields(form):
                 if field.get("var") == FIELD:
                     form.remove(field)
-            ours = all(field.get("var") == "FORM_TYPE" for field in _fields(form))
-            if ours and not self._form_shown:
+            # An empty form would count for more than what stands beside it.
+            if all(field.get("var") == "FORM_TYPE" for field in _fields(form)):
                 left.remove(form)
         return left
 
@@ -240,7 +239,6 @@ class Registration:
         if query is None or query.find(f"{{{REGISTER}}}registered") is not None:
             return stanza.to_bytes()
         form = query.find(_X)
-        self._form_shown = form is not None
         if form is None:
             form = SubElement(query, _X, {"type": "form"})
             hidden = {"type": "hidden", "var": "FORM_TYPE"}

@@ -153,16 +153,24 @@ class Bed:
         return gate.start() if start else gate
 
     def at_gate(
-        self, gate: Gate, person: Person | str, *, port: int = 0, **options: Any
+        self,
+        gate: Gate,
+        person: Person | str,
+        *,
+        port: int = 0,
+        account: bool = True,
+        **options: Any,
     ) -> GateClient:
         """Connect a scripted client to a gate; nothing is sent yet.
 
-        `person` has keys; a bare JID instead is a client without Tillie.
+        `person` has keys; a bare JID instead is a client without Tillie. The account
+        is there, unless `account` says that it is still to be made.
         """
         keys = None if isinstance(person, str) else person
         jid = person if isinstance(person, str) else person.jid
         domain = jid.partition("@")[2]
-        self.account(jid)
+        if account:
+            self.account(jid)
         client = GateClient(
             port or gate.port, domain, self.authority.ca, keys, **options
         )

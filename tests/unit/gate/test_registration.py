@@ -81,6 +81,14 @@ def test_field_and_manifest_never_reach_the_server(inside: str) -> None:
     assert (b"j@x" in sent) == (inside != LEGACY)
 
 
+def test_a_form_with_nothing_else_in_it_is_left_out() -> None:
+    """Prosody shows fields and a form, and reads an empty form before the fields."""
+    stage = Stage().presented()
+    assert stage.person is not None
+    asked(stage, LEGACY + FORM)
+    assert b"jabber:x:data" not in stage.passed(filled(stage.person))
+
+
 def test_the_key_is_the_account_s_first_when_the_server_says_so() -> None:
     stage = Stage().presented()
     assert stage.person is not None
