@@ -1,0 +1,127 @@
+"""Tillies on their way through real gates to a real Prosody."""
+
+from __future__ import annotations
+
+import pytest
+
+from ..support.bed import Bed
+from ..support.gate import Gate
+from ..support.raw import RawClient, RefusedError, text_of
+from ..support.tillie import Tillie
+from ..support.waiting import until
+
+ALICE, BOB = "alice@a.test", "bob@b.test"
+
+
+def gated(bed: Bed, *accounts: str) -> Gate:
+    """A Prosody that takes clients without TLS, and a gate before both its domains."""
+    bed.start(*accounts, require_encryption=False)
+    return bed.gate()
+
+
+def behind(bed: Bed, gate: Gate, label: str) -> Tillie:
+    """A Tillie that reaches both domains by way of the gate."""
+    return bed.tillie(
+        label,
+        servers=dict.fromkeys(bed.domains, gate.port),
+        tls=dict.fromkeys(bed.domains, "starttls"),
+    )
+
+
+def status(tillie: Tillie) -> dict[str, object]:
+    [account] = tillie.json("status")["accounts"]
+    return dict(account)
+
+
+def published(tillie: Tillie) -> None:
+    until(lambda: status(tillie)["published"], "the keys to be published", seconds=20)
+
+
+def level(tillie: Tillie) -> str:
+    return str(tillie.json("contacts")[0]["level"])
+
+
+@pytest.fixture
+def two(bed: Bed) -> tuple[Bed, Gate, Tillie, Tillie]:
+    gate = gated(bed, ALICE, BOB)
+    return bed, gate, behind(bed, gate, "ta"), behind(bed, gate, "tb")
+
+
+def say(bed: Bed, sender: RawClient, to: str, reader: RawClient) -> None:
+    secret = bed.canaries.secret()
+    sender.say(to, secret)
+    assert text_of(reader.message(secret, seconds=20)) == secret
+
+
+def test_two_people_behind_gates_are_vouched_for(
+    two: tuple[Bed, Gate, Tillie, Tillie],
+) -> None:
+    bed, _, ta, tb = two
+    alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
+    published(ta)
+    published(tb)
+    say(bed, alice, BOB, bob)
+    say(bed, bob, ALICE, alice)
+    until(lambda: (level(ta), level(tb)) == ("vouched", "vouched"), "the levels")
+    assert status(ta)["gate"] is True
+    assert str(status(ta)["token_expires"]).endswith("Z")
+
+
+def test_rel_01_a_kill_is_resumed_through_the_gate(
+    two: tuple[Bed, Gate, Tillie, Tillie],
+) -> None:
+    bed, _, ta, tb = two
+    alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
+    published(ta)
+    published(tb)
+    say(bed, alice, BOB, bob)
+    say(bed, bob, ALICE, alice)
+    ta.kill()
+    alice.close()
+    secret = bed.canaries.secret()
+    bob.say(ALICE, secret)
+    bob.ping()
+    ta.start()
+    again = bed.raw(ALICE, ta.port)
+    assert text_of(again.message(secret, seconds=20)) == secret
+    say(bed, again, BOB, bob)
+
+
+def test_i5_a_second_device_joins_through_the_gate(
+    two: tuple[Bed, Gate, Tillie, Tillie],
+) -> None:
+    bed, gate, ta, tb = two
+    alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
+    published(ta)
+    published(tb)
+    second = behind(bed, gate, "ta2")
+    waiting = bed.raw(ALICE, second.port, resource="laptop")
+    until(lambda: status(second)["state"] == "linking", "the state")
+    code = ta.json("link")["code"]
+    assert second.json("link", code) == {"joined": True}
+    waiting.close()
+    laptop = bed.raw(ALICE, second.port, resource="laptop")
+    published(second)
+    say(bed, bob, ALICE, laptop)
+    say(bed, laptop, BOB, bob)
+    device = next(one["id"] for one in second.json("devices") if one["this"])
+    assert ta.command("devices", "remove", device).returncode == 0
+    with pytest.raises((RefusedError, AssertionError)):
+        bed.raw(ALICE, second.port, resource="laptop").ping(seconds=5)
+    say(bed, alice, BOB, bob)
+
+
+def test_auth_10_a_gate_with_another_key_gets_no_password(
+    two: tuple[Bed, Gate, Tillie, Tillie],
+) -> None:
+    """Its certificate is good: only the pinned key tells that it is another gate."""
+    bed, gate, ta, _ = two
+    bed.raw(ALICE, ta.port)
+    published(ta)
+    gate.kill()
+    # the gate of these tests holds its keys in memory: this one has new ones
+    gate.start()
+    with pytest.raises(RefusedError) as refused:
+        bed.raw(ALICE, ta.port)
+    assert "another key than before" in str(refused.value)
+    assert "tillie forget a.test" in str(refused.value)
