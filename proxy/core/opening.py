@@ -14,6 +14,7 @@ from ..rules import classes, envelope, marks
 from ..suites import lanes
 from ..suites.fields import unb64
 from ..wire.jid import Jid
+from . import vouchers
 from .account import Account
 from .contacts import Contact
 from .grants import GRANTS, take_from
@@ -59,6 +60,7 @@ def open_seal(
         account.ratchets.commit(unsealed)
         if place.sender != account.jid:
             account.ratchets.heard(place.sender)
+            vouchers.heard(account, place.sender, inside.token)
     restored = envelope.restore(inside, dict(message.attrib))
     marks.defuse(restored)
     restored.extend(_server_made(account, message))

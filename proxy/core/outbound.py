@@ -356,7 +356,15 @@ def _transient(
     return Go((guard.sealed(message),), kept=False)
 
 
-def _plaintext(account: Account, stanza: Stanza, peer: str, parts: _Parts) -> bytes:
+def _plaintext(
+    account: Account,
+    stanza: Stanza,
+    peer: str,
+    parts: _Parts,
+    *,
+    with_token: bool = False,
+) -> bytes:
+    token = account.token.current
     content = []
     for child in parts.content:
         bare = copy(child)
@@ -370,6 +378,8 @@ def _plaintext(account: Account, stanza: Stanza, peer: str, parts: _Parts) -> by
             to=peer,
             content=tuple(content),
             attributes=envelope.root_attributes(dict(stanza.attrs)),
+            token_hash="" if token is None else b64(token.digest[:16]),
+            token="" if token is None or not with_token else token.document,
         ),
         account.clock(),
     )
@@ -393,6 +403,10 @@ def _sealed(
     ratchets = account.ratchets
     everyone = readers + account.own_readers()
     lane = ratchets.ready(peer, account.audience(contact), everyone, account.clock())
+    if not lane.count and account.token.current is not None:
+        # the first of a lane brings the whole token, if there is room for it
+        fuller = _plaintext(account, stanza, peer, parts, with_token=True)
+        plaintext = fuller if len(fuller) <= LARGEST_PLAIN else plaintext
     due = ratchets.attached(peer, lane, everyone)
     ratchets.mark_granted(peer, lane, due)
     ahead, beside = grants.attach(account, lane, due, stanza, len(plaintext))

@@ -32,6 +32,16 @@ def weigh(account: Account, jid: str, found: Found, now: int) -> Token | None:
     return None
 
 
+def heard(account: Account, jid: str, document: str) -> None:
+    """The token that *jid* sent inside a seal (15.4); reading never depends on it."""
+    contact = account.contacts.get(jid) if document else None
+    if contact is None:
+        return
+    token = read(account, jid, document)
+    if token is not None and token.current(account.clock()):
+        account.contacts.vouched(jid, token, account.servers.voucher(jid))
+
+
 def _learn_server(account: Account, domain: str, found: Found, now: int) -> None:
     """A record's word on its domain's key; a bad one says nothing of the account."""
     if found.server is None:

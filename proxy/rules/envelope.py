@@ -20,6 +20,7 @@ from ..wire.jid import Jid
 from .classes import DELAY, SEAL, Class, class_of
 
 SCE = "urn:xmpp:sce:1"
+_TOKEN = f"{{{SEAL}}}token"
 _SMALLEST = 512
 _LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _KEPT_OUTSIDE = frozenset({"to", "from", "type", "id"})
@@ -33,6 +34,8 @@ class Envelope:
     :param id: the stanza's id, or None where the client gave none.
     :param sender: bare JID; *to* the bare JID it was meant for.
     :param attributes: the root's other attributes, ``xml:lang`` among them.
+    :param token_hash: names the sender's token, base64; empty where there is none.
+    :param token: that token itself, JWS as text, where it goes along (15.4).
     """
 
     type: str
@@ -42,6 +45,8 @@ class Envelope:
     content: tuple[Element, ...]
     attributes: dict[str, str]
     time: str = ""
+    token_hash: str = ""
+    token: str = ""
 
 
 def padded(size: int) -> int:
@@ -66,15 +71,25 @@ def write(envelope: Envelope, now: int) -> bytes:
         (
             f"</content><time stamp='{stamp}'/><from jid={_quoted(envelope.sender)}/>"
             f"<to jid={_quoted(envelope.to)}/>"
-            f"<bind xmlns='{SEAL}' type={_quoted(envelope.type)}{id_}/>"
+            f"<bind xmlns='{SEAL}' type={_quoted(envelope.type)}{id_}"
+            f"{_token_hash(envelope)}/>"
         ).encode(),
     ]
+    if envelope.token:
+        token = Element(_TOKEN)
+        token.text = envelope.token
+        parts.append(tree.serialise(token, inherited=SCE))
     if envelope.attributes:
         extra = Element(f"{{{SEAL}}}attributes", envelope.attributes)
         parts.append(tree.serialise(extra, inherited=SCE))
     size = sum(map(len, parts)) + len(b"<rpad></rpad></envelope>")
     parts.append(b"<rpad>" + b"0" * (padded(size) - size) + b"</rpad></envelope>")
     return b"".join(parts)
+
+
+def _token_hash(envelope: Envelope) -> str:
+    text = envelope.token_hash
+    return f" token={_quoted(text)}" if text else ""
 
 
 def _quoted(text: str) -> str:
@@ -112,6 +127,8 @@ def read(data: bytes) -> Envelope:
         content=_bounded(_allowed(content, sender)),
         attributes=dict(attributes.attrib) if attributes is not None else {},
         time="" if time is None else time.get("stamp", ""),
+        token_hash=bind.get("token", ""),
+        token=root.findtext(_TOKEN) or "",
     )
 
 

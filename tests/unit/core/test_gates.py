@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from xml.etree.ElementTree import SubElement
+
 import pytest
 
 from proxy.core.directory import KEY
 from proxy.core.identity import Standing
 from proxy.core.phase import Phase
 from proxy.gate.questions import Refused, Stale
+from proxy.keys import tokens
+from proxy.keys.documents import make_doc
+from proxy.keys.manifest import open_manifest
 from proxy.keys.registry import Reset
 from proxy.keys.tokens import TOKEN_MS
-from tests.support.gated import GatedWorld
+from proxy.rules import envelope
+from proxy.suites.fields import b64
+from tests.support.gated import Domain, GatedWorld
+from tests.support.persons import Person
 from tests.support.simulator import (
     ALICE,
     BOB,
@@ -20,6 +28,7 @@ from tests.support.simulator import (
     link,
     sealed,
 )
+from tests.support.world import impostor
 
 A = "a.test"
 
@@ -428,8 +437,6 @@ def test_the_token_is_renewed_on_a_resumed_stream() -> None:
 
 def test_a_gate_that_holds_another_root_is_not_believed() -> None:
     """E.1 row 1 from the owner's side: a manifest that the server made."""
-    from tests.support.persons import Person
-
     world, a, alice = entered()
     alice.close()
     world.verdict = Stale(Person(ALICE).manifest.document)
@@ -461,3 +468,164 @@ def test_a_refusal_on_an_open_stream_ends_it_with_the_gates_words() -> None:
     world.wait(3_000)
     assert alice.closed
     assert b"this device was removed" in alice.raw
+
+
+# -- the token inside the seal ----------------------------------------------------------------
+
+
+def plaintexts(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What is sealed from now on."""
+    kept: list[bytes] = []
+    write = envelope.write
+
+    def writing(one: envelope.Envelope, now: int) -> bytes:
+        kept.append(write(one, now))
+        return kept[-1]
+
+    monkeypatch.setattr(envelope, "write", writing)
+    return kept
+
+
+def test_i9_the_first_message_of_a_lane_brings_the_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, a, alice = entered()
+    bob = world.login(world.tillie(), BOB)
+    kept = plaintexts(monkeypatch)
+    alice.say(BOB, "one")
+    alice.say(BOB, "two")
+    assert bob.bodies == ["one", "two"]
+    token = a.account(ALICE).token.current
+    assert token is not None
+    # the first is written once without and once with the token, which left
+    assert [token.document.encode() in one for one in kept] == [False, True, False]
+    name = b" token='" + b64(token.digest[:16]).encode() + b"'"
+    assert all(name in one for one in kept)
+
+
+def test_a_message_that_has_no_room_for_the_token_goes_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, _, alice = entered()
+    bob = world.login(world.tillie(), BOB)
+    kept = plaintexts(monkeypatch)
+    alice.say(BOB, "x" * 36_000)
+    assert [len(one) for one in bob.bodies] == [36_000]
+    assert max(map(len, kept)) > 40_960
+
+
+def test_a_token_in_a_seal_raises_the_level_again() -> None:
+    world, a, alice, b, bob = friends()
+    world.now += 6 * DAY
+    world.wait(70_000)
+    renewed = a.account(ALICE).token.current
+    assert renewed is not None
+    # bob's last look-up is old, and PEP answers nothing any more
+    world.now += 2 * DAY
+    world.pep_answers[ALICE, KEY] = "service-unavailable"
+    assert rows(b)[0]["level"] == "seen"
+    alice.say(BOB, "on a new lane")
+    assert bob.bodies[-1] == "on a new lane"
+    assert rows(b)[0]["level"] == "vouched"
+
+
+# -- whose word a domain's key is -----------------------------------------------------------
+
+
+def false_document(world: GatedWorld, name: str) -> str:
+    return Domain(name, world.now).document
+
+
+def with_server(world: GatedWorld, jid: str, document: str) -> None:
+    """What *jid* publishes names another key as its domain's."""
+    record = world.pep[jid, KEY]["current"][0]
+    found = record.find(f"{{{KEY}}}server/{{{KEY}}}document")
+    assert found is not None
+    found.text = document
+
+
+def test_dir_05_a_users_record_does_not_gate_a_domain() -> None:
+    """Anybody with an account can publish whatever he likes as its domain's key."""
+    world = GatedWorld()
+    world.domain("b.test").gone = True
+    mallory = f"mallory@{'b.test'}"
+    m, a = world.tillie(), world.tillie()
+    world.login(m, mallory)
+    record = world.pep[mallory, KEY]["current"][0]
+    server = SubElement(record, f"{{{KEY}}}server")
+    SubElement(server, f"{{{KEY}}}document").text = false_document(world, "b.test")
+    alice = world.login(a, ALICE)
+    alice.say(mallory, "hello")
+    assert a.house.servers.pin("b.test") is not None
+    assert not a.house.servers.gated("b.test")
+    # an account of that domain logs in here as ever, without a gate
+    assert world.login(a, BOB).session.phase is Phase.LIVE
+
+
+def test_dir_06_a_record_cannot_move_or_alarm_a_proved_pin() -> None:
+    world, a, alice = entered()
+    world.login(world.tillie(), f"carol@{A}")
+    with_server(world, f"carol@{A}", false_document(world, A))
+    before = a.house.servers.pin(A)
+    alice.say(f"carol@{A}", "hello")
+    assert a.house.servers.pin(A) == before
+    assert rows(a)[0]["level"] == "vouched"
+    alice.close()
+    assert world.login(a, ALICE).session.phase is Phase.LIVE
+
+
+def test_dir_06_two_records_that_disagree_on_a_domain_count_for_nothing() -> None:
+    world, a, alice = entered()
+    for name in ("bob", "carol"):
+        world.login(world.tillie(), f"{name}@b.test")
+    with_server(world, "carol@b.test", false_document(world, "b.test"))
+    alice.say(BOB, "hello")
+    assert rows(a)[0]["level"] == "vouched"
+    alice.say("carol@b.test", "hello")
+    assert {row["level"] for row in rows(a)} == {"seen"}
+    assert any("another key" in one for one in _notices(a))
+
+
+def test_e1_row_1_keys_without_the_domains_word_are_not_taken_at_first_contact() -> (
+    None
+):
+    """A false manifest in PEP, for which a gate that is pinned does not vouch."""
+    world, a, alice = entered()
+    carol = f"carol@{A}"
+    world.login(world.tillie(), carol)
+    _, items = impostor(carol)
+    world.pep.update(items)
+    alice.say(carol, "THE SECRET", ident="m1")
+    world.wait(20_000)
+    assert any(one.get("id") == "m1" for one in alice.errors)
+    assert a.account(ALICE).contacts.get(carol) is None
+    assert not sealed(alice.upstream.stanzas)
+
+
+def test_e1_row_5_withheld_keys_never_lead_to_clear() -> None:
+    world, _, alice, _, _ = friends()
+    world.pep_answers[BOB, KEY] = "item-not-found"
+    world.now += 2 * DAY
+    alice.say(BOB, "THE SECRET")
+    assert b"THE SECRET" not in world.wire
+
+
+@pytest.mark.parametrize("what", ["other-domain", "other-account", "other-manifest"])
+def test_dir_01_a_token_about_somebody_else_does_not_count(what: str) -> None:
+    world, a, alice = entered()
+    bob = world.login(world.tillie(), BOB)
+    carol = Person("carol@b.test")
+    jid = {"other-account": carol.jid}.get(what, BOB)
+    manifest = Person(jid).manifest
+    key = world.domain(A).key if what == "other-domain" else world.domain("b.test").key
+    if what == "other-domain":
+        text = world.pep[BOB, KEY]["current"][0].findtext(f"{{{KEY}}}manifest") or ""
+        manifest = open_manifest(text.encode(), BOB)
+    claims = tokens.token_claims(manifest, bytes(16), world.now)
+    record = world.pep[BOB, KEY]["current"][0]
+    found = record.find(f"{{{KEY}}}token")
+    assert found is not None
+    found.text = make_doc(claims, tokens.TYP, key)
+    bob.close()
+    alice.say(BOB, "hello")
+    assert rows(a)[0]["level"] == "seen"
