@@ -7,11 +7,13 @@ is kept, and the parser is renewed before the names it remembers add up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final, NoReturn, TypeAlias
+from collections.abc import Callable
+from typing import Final, NoReturn
+from xml.etree.ElementTree import TreeBuilder
 
 from ..errors import LocalFault, PeerFault
+from .beginning import BYTE_ORDER_MARK, LESS_THAN, begins_document
+from .events import Broken, Closed, Event, Opened, Received, Skipped
 from .restricted import (
     AFTER_LOGIN,
     BEFORE_LOGIN,
@@ -26,12 +28,12 @@ from .restricted import (
     Expat,
     Limits,
     count_declarations,
-    restricted,
     tag_end,
 )
 from .skim import Skimmed, Skimmer
 from .stanza import Scope, Stanza
 from .tree import clark, clark_attributes, longest_name
+from .turns import Close, Over, Renew, Turn
 
 __all__ = (
     "AFTER_LOGIN",
@@ -59,89 +61,11 @@ _STREAMS: Final = {
 }
 # Names, and declarations: expat keeps each prefix too.
 _RENEW_AFTER_NAMES: Final = 8192
-_BOM: Final = b"\xef\xbb\xbf"
-_LESS_THAN: Final = ord("<")
 _STREAM_TAG: Final = f"{STREAMS_NS}{SEPARATOR}stream"
+# Rules always look into messages, so their trees grow as they are read; of other
+# stanzas few are looked into, and those are read once more (``Stanza.tree``).
+_GROWN: Final = f"{CLIENT_NS}{SEPARATOR}message"
 _POLICY: Final = "policy-violation"
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The stream header came.
-
-    :param attrs: plain names, and Clark names for those with a namespace.
-    :param default_ns: the content namespace, which the framer was made for.
-    :param foreign: the header declares more than the usual two namespaces, so
-        that stanzas cannot be passed on as the bytes they came in.
-    """
-
-    attrs: Mapping[str, str]
-    default_ns: str
-    foreign: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """One first-level element of the stream, of whatever name."""
-
-    stanza: Stanza
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A well-formed first-level element over the limits came and was left out.
-
-    :param attrs: of ``to``, ``from``, ``id``, ``type`` what was there and no
-        longer than a JID can be.
-    :param size: bytes.
-    :param reason: the limit, for people: "is longer than 262144 bytes".
-    """
-
-    name: str
-    ns: str
-    attrs: Mapping[str, str]
-    size: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The far side closed its stream."""
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """The stream cannot be read on; the last event.
-
-    :param condition: of RFC 6120, 4.9.3.
-    :param text: for people.
-    """
-
-    condition: str
-    text: str
-
-
-Event: TypeAlias = Opened | Received | Skipped | Closed | Broken
-
-
-class _Turn(Exception):
-    """Leaves expat: what follows is not for this parser."""
-
-
-class _Renew(_Turn):
-    """The parser remembers enough names."""
-
-
-class _Close(_Turn):
-    """The stream is closed."""
-
-
-class _Over(_Turn):
-    """The stanza is over a limit."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 class Framer:
@@ -178,6 +102,7 @@ class Framer:
         self._tag = ""
         self._attributes: dict[str, str] = {}
         self._children: list[str] = []
+        self._tree: TreeBuilder | None = None  # of the open stanza
         self._declarations = 0  # since the parser was new
         self._scope: dict[str, str] = {}
         self._header = b""
@@ -230,21 +155,21 @@ class Framer:
         self._expat.flush()
         try:
             self._over(f"is longer than {self.limits.stanza} bytes")
-        except _Over as over:
+        except Over as over:
             return self._begin_skimming(over.reason)
 
     def _sniff(self, part: bytes) -> bytes:
         """Look at the first bytes: what is no XMPP at all ends here."""
         head = bytes(self._buf) + part
         if not self._marked:
-            if _BOM.startswith(head):
+            if BYTE_ORDER_MARK.startswith(head):
                 self._buf = head
                 return b""
             self._marked = True
-            head = head.removeprefix(_BOM)
+            head = head.removeprefix(BYTE_ORDER_MARK)
         bare = head.lstrip(WHITE)
         self._spaced = self._spaced or len(bare) < len(head)
-        if not _begins_document(bare, spaced=self._spaced):
+        if not begins_document(bare, spaced=self._spaced):
             self._buf = bare
             return b""
         self._buf = b""
@@ -259,7 +184,7 @@ class Framer:
             self._append(part)
         try:
             self._expat.feed(part)
-        except _Turn as turn:
+        except Turn as turn:
             return self._turn(turn)
         except PeerFault:
             if self._depth == 1:
@@ -295,19 +220,19 @@ class Framer:
         buf, at = self._buf, self._next
         if at == len(buf):
             return at
-        if buf[at] != _LESS_THAN:
+        if buf[at] != LESS_THAN:
             at = len(buf) - len(buf[at:].lstrip(WHITE))
         # A CDATA section is text too, even before it is complete.
         if buf[at : at + 1] not in (b"", b"<") or buf[at : at + 3] == b"<![":
             raise _text_between()
         return at
 
-    def _turn(self, turn: _Turn) -> bytes:
-        if isinstance(turn, _Over):
+    def _turn(self, turn: Turn) -> bytes:
+        if isinstance(turn, Over):
             return self._begin_skimming(turn.reason)
         rest = bytes(self._buf[self._next :])
         self._buf = b""
-        if isinstance(turn, _Close):
+        if isinstance(turn, Close):
             self._forget()
             self._take = self._after
         else:
@@ -326,7 +251,7 @@ class Framer:
             raise PeerFault(f"the stream header {reason}", condition=_POLICY)
         if not self._skip:
             raise PeerFault(f"a stanza {reason}", condition=_POLICY)
-        raise _Over(reason)
+        raise Over(reason)
 
     def _begin_skimming(self, reason: str) -> bytes:
         start = self._between() if self._depth == 1 else self._start_at
@@ -359,7 +284,7 @@ class Framer:
         self._buf = b""
         self._children = []
         self._attributes = {}
-        self._skimmer = None
+        self._tree = self._skimmer = None
         self._expat.close()
         # A fresh one, unused, in place of one that keeps its buffers.
         self._start_parser()
@@ -400,11 +325,16 @@ class Framer:
             or len(attributes) > limits.attributes
         ):
             self._measure(limits, attributes)
-        if depth == 1:
+        if self._tree is not None:
+            self._tree.start(clark(tag), clark_attributes(attributes))
+        elif depth == 1:
             self._open_stream(tag, attributes)
 
     def _end(self, _tag: str) -> None:
         self._depth = depth = self._depth - 1
+        if self._tree is not None:
+            # The C builder closes whatever is open; expat has matched the names.
+            self._tree.end("")
         if depth == 1:
             self._close_stanza()
         elif not depth:
@@ -453,7 +383,7 @@ class Framer:
             raise _text_between()
         self._next = self._buf.index(b">", end) + 1
         self._events.append(Closed())
-        raise _Close
+        raise Close
 
     def _open_stanza(self, tag: str, attributes: dict[str, str]) -> None:
         start = self._parser.CurrentByteIndex - self._base
@@ -466,6 +396,9 @@ class Framer:
         self._attributes = attributes
         self._children = []
         self._names_before = self._known
+        if tag == _GROWN:
+            self._tree = TreeBuilder()
+            self._parser.CharacterDataHandler = self._tree.data
 
     def _close_stanza(self) -> None:
         buf, start = self._buf, self._start_at
@@ -475,6 +408,10 @@ class Framer:
         if self._children or not _is_empty_tag(buf, start, end):
             end = buf.index(b">", end) + 1
         data = bytes(buf[start:end])
+        tree = None
+        if self._tree is not None:
+            self._parser.CharacterDataHandler = None
+            tree, self._tree = self._tree.close(), None
         self._measure_whole(data)
         stanza = Stanza(
             clark(self._tag),
@@ -482,11 +419,12 @@ class Framer:
             tuple([clark(child) for child in self._children]),
             data=data,
             foreign=self._foreign,
+            tree=tree,
         )
         self._next = end
         self._events.append(Received(stanza))
         if len(self._names) + self._declarations > _RENEW_AFTER_NAMES:
-            raise _Renew
+            raise Renew
 
     def _measure_whole(self, data: bytes) -> None:
         limits = self.limits
@@ -512,45 +450,3 @@ def _text_between() -> PeerFault:
 
 def _is_empty_tag(buf: bytes | bytearray, start: int, end: int) -> bool:
     return buf[end - 2 : end] == b"/>" and tag_end(buf, start) == end
-
-
-def _begins_document(head: bytes, *, spaced: bool) -> bool:
-    """Tell whether *head* begins as a stream does; False if it is too short.
-
-    Strict from the first byte, so that a browser or a TLS client that finds this
-    port learns nothing and leaves no state.  It also keeps expat, which takes
-    UTF-16 where it sees a NUL, from having to guess.
-
-    :raises PeerFault: it is no stream, or not in UTF-8.
-    """
-    if not head:
-        return False
-    if head[0] != _LESS_THAN:
-        wide = head[0] in b"\x00\xfe\xff"
-        raise _not_utf8() if wide else PeerFault("this is no XMPP stream")
-    if len(head) == 1:
-        return False
-    second = head[1:2]
-    if second == b"?":
-        return _begins_declaration(head, spaced=spaced)
-    if second == b"!":
-        raise restricted("a comment or a document type declaration")
-    if second == b"\x00":
-        raise _not_utf8()
-    if not (second.isalpha() or second == b"_" or second >= b"\x80"):
-        raise PeerFault("this is no XMPP stream")
-    return True
-
-
-def _begins_declaration(head: bytes, *, spaced: bool) -> bool:
-    if spaced:
-        raise PeerFault(
-            "white space before the XML declaration", condition="not-well-formed"
-        )
-    if head[:5] != b"<?xml"[: len(head)] or head[5:6] not in WHITE:
-        raise restricted("a processing instruction")
-    return len(head) > 5
-
-
-def _not_utf8() -> PeerFault:
-    return PeerFault("the encoding is not UTF-8", condition="unsupported-encoding")

@@ -194,6 +194,7 @@ class Expat:
     ) -> None:
         self.names: dict[str, Any] = {}
         self.parser = parser = strict_parser(self.names, namespaces=namespaces)
+        parser.buffer_text = True
         parser.StartElementHandler = start
         parser.EndElementHandler = end
         parser.StartCdataSectionHandler = self._cdata_starts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+from xml.etree.ElementTree import Element
 
 from proxy.wire.framing import (
     AFTER_LOGIN,
@@ -16,6 +17,7 @@ from proxy.wire.framing import (
     Received,
     Skipped,
 )
+from proxy.wire.stanza import Stanza as RealStanza
 
 HEADER = (
     b"<?xml version='1.0'?><stream:stream xmlns='jabber:client'"
@@ -34,10 +36,23 @@ class Stanza(NamedTuple):
     data: bytes
 
 
+def shape(element: Element) -> Any:
+    """All of a tree, comparable; the tail of the topmost is not its own."""
+    inside = [(shape(child), child.tail) for child in element]
+    return element.tag, dict(element.attrib), element.text, inside
+
+
+def read_again(stanza: RealStanza) -> Element:
+    """The tree of a stanza's bytes alone, whether or not one grew in the framer."""
+    bare = RealStanza("none", {}, (), data=stanza._data, foreign=stanza._foreign)
+    return bare.tree()
+
+
 def plain(event: Event) -> Any:
     """Make *event* comparable."""
     if isinstance(event, Received):
         one = event.stanza
+        assert shape(one.tree()) == shape(read_again(one))
         return Stanza(one.name, one.ns, dict(one.attrs), one.children, one.to_bytes())
     return event
 
