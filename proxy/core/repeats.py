@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections import deque
 from hashlib import sha256
+from xml.etree.ElementTree import Element
 
 from ..keys.store import Store
 from ..rules.classes import DELAY
 from ..suites.fields import fields
-from ..wire import tree
 from ..wire.stanza import Stanza
 
 KEPT = 10 * 60 * 1000
@@ -103,6 +103,19 @@ class Repeats:
 
 def _digest(stanza: Stanza) -> bytes:
     """What makes two messages the same for the one who repeats them."""
-    children = [tree.serialise(child) for child in stanza.tree() if child.tag != _DELAY]
-    kind = stanza.type or "normal"
-    return sha256(fields("said", stanza.to, stanza.id, kind, *children)).digest()
+    parts = [stanza.to, stanza.id, stanza.type or "normal"]
+    for child in stanza.tree():
+        if child.tag != _DELAY:
+            parts += _content(child)
+    return sha256(fields("said", *parts)).digest()
+
+
+def _content(child: Element) -> list[str | None]:
+    """All that *child* says, element by element, each with how much belongs to it."""
+    parts: list[str | None] = []
+    for one in child.iter():
+        tail = None if one is child else one.tail
+        parts += one.tag, f"{len(one)} {len(one.attrib)}", one.text, tail
+        for pair in one.attrib.items():
+            parts += pair
+    return parts

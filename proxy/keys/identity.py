@@ -42,6 +42,8 @@ class RootPublic:
 
     ed25519: bytes
     mldsa65: bytes
+    fingerprint: bytes = field(init=False, compare=False)
+    """SHA-256 over both keys, 32 bytes: what is pinned, signed and bound."""
 
     def __post_init__(self) -> None:
         check_ed25519(self.ed25519)
@@ -49,11 +51,8 @@ class RootPublic:
             MLDSA65PublicKey.from_public_bytes(self.mldsa65)
         except ValueError as error:
             raise TrustFault("an ML-DSA-65 public key is malformed") from error
-
-    @property
-    def fingerprint(self) -> bytes:
-        """SHA-256 over both keys, 32 bytes: what is pinned, signed and bound."""
-        return hashlib.sha256(fields("root", self.ed25519, self.mldsa65)).digest()
+        both = fields("root", self.ed25519, self.mldsa65)
+        object.__setattr__(self, "fingerprint", hashlib.sha256(both).digest())
 
     def people(self) -> str:
         """Give the fingerprint that two people compare (I28).
@@ -120,6 +119,14 @@ class DevicePrivate:
     """The Ed25519 seed (32 bytes) of one installation."""
 
     seed: bytes = field(repr=False)
+    public: bytes = field(init=False, repr=False, compare=False)
+    """The public key, 32 bytes."""
+    _private: Ed25519PrivateKey = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        private = Ed25519PrivateKey.from_private_bytes(self.seed)
+        object.__setattr__(self, "_private", private)
+        object.__setattr__(self, "public", private.public_key().public_bytes_raw())
 
     @classmethod
     def generate(cls) -> DevicePrivate:
@@ -141,12 +148,6 @@ class DevicePrivate:
         return self.seed
 
     @property
-    def public(self) -> bytes:
-        """The public key, 32 bytes."""
-        key = Ed25519PrivateKey.from_private_bytes(self.seed)
-        return key.public_key().public_bytes_raw()
-
-    @property
     def id(self) -> bytes:
         """The device id, 8 bytes; see :func:`device_id`."""
         return device_id(self.public)
@@ -156,7 +157,7 @@ class DevicePrivate:
 
         :returns: 64 bytes.
         """
-        return Ed25519PrivateKey.from_private_bytes(self.seed).sign(data)
+        return self._private.sign(data)
 
 
 def device_id(public: bytes) -> bytes:

@@ -20,7 +20,7 @@ whether a manifest is valid (I8).  Base64 is the standard alphabet, padded.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..errors import PeerFault, TrustFault
 from ..suites.fields import b64, fields
@@ -103,11 +103,12 @@ class Manifest:
     issued: int
     digest: bytes
     document: str
+    active: tuple[Device, ...] = field(init=False, compare=False)
+    """The devices in use."""
 
-    @property
-    def active(self) -> tuple[Device, ...]:
-        """The devices in use."""
-        return tuple(device for device in self.devices if device.removed is None)
+    def __post_init__(self) -> None:
+        active = tuple(device for device in self.devices if device.removed is None)
+        object.__setattr__(self, "active", active)
 
     @property
     def retired(self) -> bool:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -139,10 +139,12 @@ def _create(folder: Path, key_path: Path) -> None:
     connection = sqlite3.connect(folder / DATABASE, isolation_level=None)
     try:
         connection.execute("BEGIN")
+        # with rowids: without, a record of over 1,000 bytes (a sealed message) would
+        # lie on a page of its own beside the tree
         connection.execute(
             "CREATE TABLE item (shelf TEXT NOT NULL, account TEXT NOT NULL, "
             "key TEXT NOT NULL, value BLOB NOT NULL, "
-            "PRIMARY KEY (shelf, account, key)) WITHOUT ROWID"
+            "PRIMARY KEY (shelf, account, key))"
         )
         connection.execute(
             "INSERT INTO item VALUES ('check', '', '', ?)",
@@ -246,8 +248,27 @@ def _seal(box: AESGCM, value: bytes, shelf: str, account: str, key: str) -> byte
     return nonce + box.encrypt(nonce, value, fields("store", shelf, account, key))
 
 
+_GET = "SELECT value FROM item WHERE shelf=? AND account=? AND key=?"
+_PUT = (
+    "INSERT INTO item VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET value=excluded.value"
+)
+_DELETE = "DELETE FROM item WHERE shelf=? AND account=? AND key=?"
+_SCAN = (
+    "SELECT key, value FROM item WHERE shelf=? AND account=? "
+    "AND key>=? AND key<? ORDER BY key"
+)
+_ACCOUNTS = "SELECT DISTINCT account FROM item WHERE account<>'' ORDER BY account"
+
+_Name = tuple[str, str, str]
+
+
 class SqliteStore:
-    """See :class:`keys.store.Store`; made by :func:`open_store`."""
+    """See :class:`keys.store.Store`; made by :func:`open_store`.
+
+    What a transaction writes is gathered and goes to the database at its end, so
+    that a record that changes with each stanza of a read (a chain, a count) is
+    encrypted and written once, and what it was in between never reaches the disk.
+    """
 
     def __init__(
         self,
@@ -263,8 +284,11 @@ class SqliteStore:
             connection.execute("PRAGMA database_list").fetchone()[2]
         ).with_name(MARKER)
         self._before = before_commit
+        self._transaction = _Transaction(self)
         self._open = False
         self._begun = False
+        self._wrote = False
+        self._pending: dict[_Name, bytes | None] = {}
         if self.get("check", "", "") != b"tillie":
             raise StoreFault(
                 "the key file does not belong to this database",
@@ -272,72 +296,52 @@ class SqliteStore:
             )
 
     def get(self, shelf: str, account: str, key: str) -> bytes | None:
-        with self._guarded():
-            row = self._db.execute(
-                "SELECT value FROM item WHERE shelf=? AND account=? AND key=?",
-                (shelf, account, key),
-            ).fetchone()
+        name = (shelf, account, key)
+        if name in self._pending:
+            return self._pending[name]
+        try:
+            row = self._db.execute(_GET, name).fetchone()
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
         return None if row is None else self._read(row[0], shelf, account, key)
 
     def put(self, shelf: str, account: str, key: str, value: bytes) -> None:
-        self._write()
-        sealed = _seal(self._box, value, shelf, account, key)
-        with self._guarded():
-            self._db.execute(
-                "INSERT INTO item VALUES (?,?,?,?) "
-                "ON CONFLICT DO UPDATE SET value=excluded.value",
-                (shelf, account, key, sealed),
-            )
+        self._write((shelf, account, key), bytes(value))
 
     def delete(self, shelf: str, account: str, key: str) -> None:
-        self._write()
-        with self._guarded():
-            self._db.execute(
-                "DELETE FROM item WHERE shelf=? AND account=? AND key=?",
-                (shelf, account, key),
-            )
+        self._write((shelf, account, key), None)
+
+    def _write(self, name: _Name, value: bytes | None) -> None:
+        if not self._open:
+            raise LocalFault("a write outside a transaction")
+        self._pending[name] = value
+        self._wrote = True
 
     def scan(
         self, shelf: str, account: str, prefix: str = ""
     ) -> list[tuple[str, bytes]]:
-        with self._guarded():
-            rows = self._db.execute(
-                "SELECT key, value FROM item WHERE shelf=? AND account=? "
-                "AND key>=? AND key<? ORDER BY key",
-                (shelf, account, prefix, prefix + "\U0010ffff"),
-            ).fetchall()
+        self._flush()
+        bounds = (shelf, account, prefix, prefix + "\U0010ffff")
+        try:
+            rows = self._db.execute(_SCAN, bounds).fetchall()
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
         return [(key, self._read(value, shelf, account, key)) for key, value in rows]
 
     def accounts(self) -> list[str]:
-        with self._guarded():
-            rows = self._db.execute(
-                "SELECT DISTINCT account FROM item WHERE account<>'' ORDER BY account"
-            ).fetchall()
+        self._flush()
+        try:
+            rows = self._db.execute(_ACCOUNTS).fetchall()
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
         return [account for (account,) in rows]
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        if self._open:
-            raise LocalFault("a transaction is open already")
-        self._open = True
-        try:
-            yield
-            if self._begun:
-                if self._before:
-                    self._before()
-                with self._guarded():
-                    self._db.execute("COMMIT")
-                self._begun = False
-        finally:
-            self._open = False
-            if self._begun:
-                self._begun = False
-                with suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
+    def transaction(self) -> AbstractContextManager[None]:
+        return self._transaction
 
     @property
     def writing(self) -> bool:
-        return self._begun
+        return self._wrote
 
     def close(self) -> None:
         # the marker first: without it a log may be there or not
@@ -348,13 +352,53 @@ class SqliteStore:
         with suppress(OSError):
             os.close(self._lock)
 
-    def _write(self) -> None:
-        if not self._open:
-            raise LocalFault("a write outside a transaction")
-        if not self._begun:
-            with self._guarded():
+    def _begin(self) -> None:
+        if self._open:
+            raise LocalFault("a transaction is open already")
+        self._open = True
+
+    def _commit(self) -> None:
+        if not self._wrote:
+            return
+        if self._before:
+            self._before()
+        self._flush()
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
+        self._begun = False
+
+    def _end(self) -> None:
+        """Whatever was not committed is gone."""
+        self._open = self._wrote = False
+        self._pending.clear()
+        if self._begun:
+            self._begun = False
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+
+    def _flush(self) -> None:
+        """Put what was gathered to the database, to be committed or rolled back."""
+        if not self._pending:
+            return
+        gone = [name for name, value in self._pending.items() if value is None]
+        kept = [
+            (*name, _seal(self._box, value, *name))
+            for name, value in self._pending.items()
+            if value is not None
+        ]
+        try:
+            if not self._begun:
                 self._db.execute("BEGIN IMMEDIATE")
-            self._begun = True
+                self._begun = True
+            if gone:
+                self._db.executemany(_DELETE, gone)
+            if kept:
+                self._db.executemany(_PUT, kept)
+        except sqlite3.Error as error:
+            raise _unusable(error) from error
+        self._pending.clear()
 
     def _read(self, value: bytes, shelf: str, account: str, key: str) -> bytes:
         try:
@@ -368,12 +412,26 @@ class SqliteStore:
                 hint="put the state folder back from your backup",
             ) from error
 
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
+
+class _Transaction:
+    """One after the other, so that one object does for all."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        self._store._begin()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            yield
-        except sqlite3.Error as error:
-            raise StoreFault(
-                f"the database could not be used: {error}",
-                hint="look whether the disk is full or read-only",
-            ) from error
+            if kind is None:
+                self._store._commit()
+        finally:
+            self._store._end()
+
+
+def _unusable(error: sqlite3.Error) -> StoreFault:
+    return StoreFault(
+        f"the database could not be used: {error}",
+        hint="look whether the disk is full or read-only",
+    )

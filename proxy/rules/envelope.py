@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from xml.etree.ElementTree import Element
 
 from ..errors import PeerFault
@@ -60,31 +61,30 @@ def padded(size: int) -> int:
 
 def write(envelope: Envelope, now: int) -> bytes:
     """The padded bytes of *envelope*; *now* in milliseconds, for display only."""
-    content = b"".join(
-        tree.serialise(child, inherited=SCE) for child in envelope.content
-    )
-    stamp = datetime.fromtimestamp(now // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    parts = [f"<envelope xmlns='{SCE}'><content>"]
+    parts += [tree.written(child, inherited=SCE) for child in envelope.content]
     id_ = "" if envelope.id is None else f" id={_quoted(envelope.id)}"
-    parts = [
-        b"<envelope xmlns='urn:xmpp:sce:1'><content>",
-        content,
-        (
-            f"</content><time stamp='{stamp}'/><from jid={_quoted(envelope.sender)}/>"
-            f"<to jid={_quoted(envelope.to)}/>"
-            f"<bind xmlns='{SEAL}' type={_quoted(envelope.type)}{id_}"
-            f"{_token_hash(envelope)}/>"
-        ).encode(),
-    ]
+    parts.append(
+        f"</content><time stamp='{_stamp(now // 1000)}'/>"
+        f"<from jid={_quoted(envelope.sender)}/><to jid={_quoted(envelope.to)}/>"
+        f"<bind xmlns='{SEAL}' type={_quoted(envelope.type)}{id_}"
+        f"{_token_hash(envelope)}/>"
+    )
     if envelope.token:
         token = Element(_TOKEN)
         token.text = envelope.token
-        parts.append(tree.serialise(token, inherited=SCE))
+        parts.append(tree.written(token, inherited=SCE))
     if envelope.attributes:
         extra = Element(f"{{{SEAL}}}attributes", envelope.attributes)
-        parts.append(tree.serialise(extra, inherited=SCE))
-    size = sum(map(len, parts)) + len(b"<rpad></rpad></envelope>")
-    parts.append(b"<rpad>" + b"0" * (padded(size) - size) + b"</rpad></envelope>")
-    return b"".join(parts)
+        parts.append(tree.written(extra, inherited=SCE))
+    data = "".join(parts).encode()
+    size = len(data) + len(b"<rpad></rpad></envelope>")
+    return b"%b<rpad>%b</rpad></envelope>" % (data, b"0" * (padded(size) - size))
+
+
+@lru_cache(maxsize=4)
+def _stamp(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _token_hash(envelope: Envelope) -> str:

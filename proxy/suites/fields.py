@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
+import struct
+from functools import lru_cache
 
 from ..errors import PeerFault
 
 _ABSENT = b"\xff\xff\xff\xff"
+_size = struct.Struct(">I").pack
 
 
 def fields(label: str, *parts: bytes | str | int | None) -> bytes:
@@ -17,19 +19,23 @@ def fields(label: str, *parts: bytes | str | int | None) -> bytes:
     is the length 0xffffffff with nothing after it.  Text is UTF-8, an integer
     8 bytes big-endian.
     """
-    out = [_one(f"tillie/0 {label}")]
-    out.extend(_one(part) for part in parts)
+    out = [_labelled(label)]
+    for part in parts:
+        if part is None:
+            out.append(_ABSENT)
+            continue
+        if isinstance(part, str):
+            part = part.encode()
+        elif isinstance(part, int):
+            part = part.to_bytes(8, "big")
+        out += _size(len(part)), part
     return b"".join(out)
 
 
-def _one(part: bytes | str | int | None) -> bytes:
-    if part is None:
-        return _ABSENT
-    if isinstance(part, str):
-        part = part.encode()
-    elif isinstance(part, int):
-        part = part.to_bytes(8, "big")
-    return len(part).to_bytes(4, "big") + part
+@lru_cache(maxsize=64)
+def _labelled(label: str) -> bytes:
+    name = f"tillie/0 {label}".encode()
+    return _size(len(name)) + name
 
 
 def split(data: bytes) -> list[bytes | None]:
@@ -55,7 +61,7 @@ def split(data: bytes) -> list[bytes | None]:
 
 def b64(data: bytes) -> str:
     """Standard base64 with padding, no white space."""
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def unb64(text: str) -> bytes:
@@ -65,9 +71,10 @@ def unb64(text: str) -> bytes:
         non-zero tail bits: every byte string has one spelling here.
     """
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+        data = binascii.a2b_base64(text)
+    except ValueError as error:
         raise PeerFault("not canonical base64") from error
-    if base64.b64encode(data).decode("ascii") != text:
+    # the decoder passes over what is no base64; writing it again finds all of it
+    if b64(data) != text:
         raise PeerFault("not canonical base64")
     return data

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -121,17 +122,14 @@ class Facts:
     @property
     def lane(self) -> bytes:
         """16 bytes; recomputed by every reader, so that no one can choose it (I21)."""
-        return sha256(
-            fields(
-                "lane",
-                self.device,
-                self.public,
-                self.commit,
-                self.scope,
-                self.audience,
-                self.epoch,
-            )
-        ).digest()[:16]
+        return _lane(
+            self.device,
+            self.public,
+            self.commit,
+            self.scope,
+            self.audience,
+            self.epoch,
+        )
 
     def pack(self) -> bytes:
         return fields(
@@ -176,6 +174,11 @@ class Facts:
         )
 
 
+@lru_cache(maxsize=1024)
+def _lane(*facts: bytes | int) -> bytes:
+    return sha256(fields("lane", *facts)).digest()[:16]
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """A chain key and the index whose message key comes from it next."""
@@ -206,9 +209,12 @@ class Chain:
 
 def audience_hash(commit: bytes, accounts: list[tuple[str, bytes]]) -> bytes:
     """Hash of who reads the lane: bare JIDs with root fingerprints, sorted."""
-    parts: list[bytes | str] = []
-    for jid, root in sorted(accounts):
-        parts += [jid, root]
+    return _audience(commit, *sorted(accounts))
+
+
+@lru_cache(maxsize=1024)
+def _audience(commit: bytes, *accounts: tuple[str, bytes]) -> bytes:
+    parts = [part for account in accounts for part in account]
     return sha256(fields("audience", commit, *parts)).digest()
 
 
@@ -274,6 +280,13 @@ def _signed(aad: bytes, commitment: bytes, ciphertext: bytes) -> bytes:
     return fields("stanza", aad, digest)
 
 
+@lru_cache(maxsize=256)
+def _verifier(public: bytes) -> Ed25519PublicKey:
+    """:raises TrustFault: it is no usable key.  :raises ValueError: likewise."""
+    check_ed25519(public)
+    return Ed25519PublicKey.from_public_bytes(public)
+
+
 def seal(
     facts: Facts,
     chain: Chain,
@@ -319,10 +332,7 @@ def unseal(
     commitment, ciphertext = body[:_COMMITMENT], body[_COMMITMENT:]
     aad = _aad(raw, facts.kind, bound, facts.scope)
     try:
-        check_ed25519(facts.public)
-        Ed25519PublicKey.from_public_bytes(facts.public).verify(
-            signature, _signed(aad, commitment, ciphertext)
-        )
+        _verifier(facts.public).verify(signature, _signed(aad, commitment, ciphertext))
     except (InvalidSignature, ValueError, TrustFault) as error:
         raise Broken("the seal's signature does not hold") from error
     if not chain.n <= header.n <= chain.n + SKIP_LIMIT or header.n > LANE_LIMIT:

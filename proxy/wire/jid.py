@@ -56,7 +56,7 @@ class Jid:
     @property
     def bare(self) -> Jid:
         """The address without its resource."""
-        return Jid(self.local, self.domain) if self.resource else self
+        return _bare(self) if self.resource else self
 
     def __str__(self) -> str:
         local = f"{self.local}@" if self.local else ""
@@ -73,6 +73,11 @@ def _parse(text: str) -> Jid:
     return Jid(
         local and _local(local), _domain(domain), resource and _resource(resource)
     )
+
+
+@lru_cache(maxsize=2048)
+def _bare(jid: Jid) -> Jid:
+    return Jid(jid.local, jid.domain)
 
 
 def _malformed(why: str) -> PeerFault:

@@ -218,32 +218,42 @@ def serialise(element: Element, *, inherited: str = CLIENT_NS) -> bytes:
     :raises LocalFault: a character that XML cannot hold, or a tree of more than
         256 levels; neither can come out of :func:`parse`.
     """
+    return written(element, inherited=inherited).encode()
+
+
+def written(element: Element, *, inherited: str = CLIENT_NS) -> str:
+    """The same as text."""
     out: list[str] = []
     _write(out, element, inherited, 0)
-    return "".join(out).encode()
+    return "".join(out)
 
 
 def _write(out: list[str], element: Element, inherited: str, depth: int) -> None:
     if depth > _DEEPEST:
         raise LocalFault(f"a tree of more than {_DEEPEST} levels was to be written")
-    namespace, name = split_name(element.tag)
-    out.append("<" + name)
-    if namespace != inherited:
-        out.append(f" xmlns='{quoted(namespace)}'")
+    opening, closing, namespace = _tags(element.tag, inherited)
+    out.append(opening)
     if element.attrib:
         _write_attributes(out, element)
     text = element.text
-    if not text and not len(element):
-        out.append("/>")
+    if not len(element):
+        out.append(f">{_escaped(text)}{closing}" if text else "/>")
         return
-    out.append(">")
-    if text:
-        out.append(_escaped(text))
+    out.append(f">{_escaped(text)}" if text else ">")
     for child in element:
         _write(out, child, namespace, depth + 1)
         if child.tail:
             out.append(_escaped(child.tail))
-    out.append(f"</{name}>")
+    out.append(closing)
+
+
+@lru_cache(maxsize=1024)  # bounded: names come from strangers
+def _tags(clark_name: str, inherited: str) -> tuple[str, str, str]:
+    """How an element begins where *inherited* is the default namespace, how it
+    ends, and its namespace."""
+    namespace, name = split_name(clark_name)
+    declared = "" if namespace == inherited else f" xmlns='{quoted(namespace)}'"
+    return f"<{name}{declared}", f"</{name}>", namespace
 
 
 def _write_attributes(out: list[str], element: Element) -> None:

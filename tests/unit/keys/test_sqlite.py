@@ -414,3 +414,46 @@ def test_rel_14_a_full_disk_fails_the_commit_and_passes(folder: Path) -> None:
     assert done.stdout.count("disk") == 3
     with opened(folder) as store:
         assert [key for key, _ in store.scan("send", A)] == ["after", "before"]
+
+
+# -- one write a record and transaction ----------------------------------------
+
+
+def test_what_changes_several_times_in_a_transaction_is_written_once(
+    folder: Path,
+) -> None:
+    with opened(folder) as store:
+        written = store._db.total_changes
+        with store.transaction():
+            for index in range(16):
+                store.put("chain", A, "bob@b.test", bytes([index]))
+            store.put("said", A, "1", b"note")
+            store.delete("said", A, "1")
+        assert store._db.total_changes - written == 1
+        assert store.get("chain", A, "bob@b.test") == bytes([15])
+
+
+def test_a_look_in_the_middle_of_a_transaction_commits_nothing(folder: Path) -> None:
+    with opened(folder) as store:
+        with suppress(ZeroDivisionError), store.transaction():
+            store.put("own", A, "root", SECRET)
+            assert store.scan("own", A) == [("root", SECRET)]
+            store.put("own", A, "device", SECRET)
+            assert store.accounts() == [A]
+            raise ZeroDivisionError
+        assert store.scan("own", A) == []
+        assert not store.writing
+
+
+def test_a_sealed_message_lies_in_the_tree_and_not_on_a_page_beside_it(
+    folder: Path,
+) -> None:
+    with opened(folder) as store:
+        pages = "PRAGMA page_count"
+        before = store._db.execute(pages).fetchone()[0]
+        with store.transaction():
+            for number in range(100):
+                store.put("ledger", A, f"{number:010d}", bytes(1_300))
+        grown = store._db.execute(pages).fetchone()[0] - before
+    # two and a bit fill a page, and the index takes some; beside it would be 100 more
+    assert grown < 75
