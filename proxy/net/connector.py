@@ -19,7 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import ClientFactory
 
 from ..errors import ConfigFault, EnvFault
-from .dns import DIRECT_PORT, PORT, Candidate, a_label, ip_literal
+from .dns import DIRECT_PORT, PORT, Candidate, Role, a_label, ip_literal
 from .link import Link, LinkOwner, TlsMode
 from .tls import CertificateFault, ClientTls, client_context
 
@@ -36,7 +36,9 @@ T = TypeVar("T")
 class Places(Protocol):
     """What is asked of ``dns.Resolver``."""
 
-    async def candidates(self, name: str, within: float) -> list[Candidate]: ...
+    async def candidates(
+        self, name: str, within: float, role: Role = "client"
+    ) -> list[Candidate]: ...
 
     async def addresses(self, host: str, within: float) -> list[str]:
         """At least one, or an EnvFault."""
@@ -68,6 +70,7 @@ class Connector:
     :param trust_anchors: PEM file of authorities beside the system's.
     :param timeout: seconds for TCP and for the TLS handshake each; three times
         as much for everything that ``connect`` does.
+    :param role: as whom we come, which decides on records, ports and names.
     :raises ConfigFault: see ``check_overrides``; a domain or file is no good.
     """
 
@@ -80,6 +83,7 @@ class Connector:
         tls: Mapping[str, TlsMode],
         trust_anchors: Path | None = None,
         timeout: float = 10.0,
+        role: Role = "client",
     ) -> None:
         check_overrides(servers, tls)
         self._reactor = reactor
@@ -90,6 +94,7 @@ class Connector:
         # wait for; a file that a person named is looked at at once.
         self._context = client_context(trust_anchors) if trust_anchors else None
         self._timeout = timeout
+        self._role = role
 
     def mode(self, domain: str) -> TlsMode | None:
         """How TLS comes about for *domain*; None where DNS decides."""
@@ -115,12 +120,13 @@ class Connector:
         if name in self._servers:
             host, port = self._servers[name]
             return [Candidate(host, port, mode == "direct")]
-        found = await self._resolver.candidates(name, within)
+        found = await self._resolver.candidates(name, within, self._role)
         if mode is None:
             return found
         direct = mode == "direct"
         fitting = [each for each in found if each.direct == direct]
-        return fitting or [Candidate(name, DIRECT_PORT if direct else PORT, direct)]
+        port = (DIRECT_PORT if direct else PORT)[self._role]
+        return fitting or [Candidate(name, port, direct)]
 
     async def addresses(self, name: str, host: str, within: float) -> list[str]:
         found = await self._resolver.addresses(host, within)
@@ -151,7 +157,9 @@ class Connector:
         if self._context is None:
             self._context = client_context()
         peer = _peer(candidate)
-        return ClientTls(self._context, name, peer, direct=candidate.direct)
+        return ClientTls(
+            self._context, name, peer, direct=candidate.direct, role=self._role
+        )
 
 
 class _Attempt:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import idna
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
@@ -29,8 +29,10 @@ from twisted.python.failure import Failure
 
 from ..errors import EnvFault
 
-PORT: Final = 5222
-DIRECT_PORT: Final = 5223
+Role: TypeAlias = Literal["client", "server"]
+"""For whom a service is there: ``_xmpp-client`` or ``_xmpp-server``."""
+PORT: Final[dict[Role, int]] = {"client": 5222, "server": 5269}
+DIRECT_PORT: Final[dict[Role, int]] = {"client": 5223, "server": 5270}
 MAX_RECORDS: Final = 32
 MAX_ADDRESSES: Final = 8
 _MAX_ALIASES: Final = 8
@@ -42,7 +44,7 @@ _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One usable SRV record; *direct* if it stood under ``_xmpps-client``."""
+    """One usable SRV record; *direct* if it stood under ``_xmpps-…``."""
 
     priority: int
     weight: int
@@ -128,17 +130,19 @@ class Resolver:
         self._reactor = reactor
         self._nameserver = nameserver
 
-    async def candidates(self, name: str, within: float) -> list[Candidate]:
+    async def candidates(
+        self, name: str, within: float, role: Role = "client"
+    ) -> list[Candidate]:
         """The places where *name* (an A-label) is served, in the order to try.
 
-        Without SRV records that is the domain itself on port 5222 (RFC 6120,
-        3.2.2); the same if nobody answers in *within* seconds.
+        Without SRV records that is the domain itself on port 5222, for servers
+        5269 (RFC 6120, 3.2.2); the same if nobody answers in *within* seconds.
 
         :raises EnvFault: the domain says that it has no such service.
         """
         queries = {
             direct: f"{service}._tcp.{name}"
-            for service, direct in (("_xmpps-client", True), ("_xmpp-client", False))
+            for service, direct in ((f"_xmpps-{role}", True), (f"_xmpp-{role}", False))
         }
         asking = [self._ask(query, dns.SRV, within) for query in queries.values()]
         services: list[Service] = []
@@ -154,7 +158,7 @@ class Resolver:
                 condition="remote-server-not-found",
                 hint="Check the part of the account's address behind the @.",
             )
-        return arrange(services, _draw) or [Candidate(name, PORT, False)]
+        return arrange(services, _draw) or [Candidate(name, PORT[role], False)]
 
     async def addresses(self, host: str, within: float) -> list[str]:
         """IPv6 and IPv4 addresses of *host*, at most ``MAX_ADDRESSES``.

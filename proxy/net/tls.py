@@ -5,9 +5,10 @@ account's domain; the name that DNS gave for the server counts for nothing
 (RFC 6120, 13.7.2).  Both are decided inside OpenSSL's verification callback,
 so the handshake itself fails and no byte of ours goes to a wrong server.
 
-Accepted are the DNS-ID and the SRV-ID ``_xmpp-client`` of the domain.  Not
-accepted: the common name, IP addresses, and XmppAddr, which RFC 6120,
-13.7.1.4 keeps for old certificates only.
+Accepted are the DNS-ID and the SRV-ID of the domain, for ``_xmpp-client`` or,
+where we come as a server does, ``_xmpp-server``.  Not accepted: the common
+name, IP addresses, and XmppAddr, which RFC 6120, 13.7.1.4 keeps for old
+certificates only.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from zope.interface import implementer
 from ..core.vocabulary import TlsFacts
 from ..errors import ConfigFault, EnvFault
 from ..keys.handshake import EXPORTER_LABEL, EXPORTER_SIZE
+from .dns import Role
 
 ALPN: Final = b"xmpp-client"
 _MAX_CHAIN: Final = 8
@@ -127,16 +129,25 @@ class ClientTls:
     :param name: the account's domain as A-label; SNI and expected name.
     :param peer: how the far side is called in messages.
     :param direct: TLS from the first byte; only then ALPN is sent (XEP-0368).
+    :param role: as whom we come.
     """
 
     def __init__(
-        self, context: SSL.Context, name: str, peer: str, *, direct: bool
+        self,
+        context: SSL.Context,
+        name: str,
+        peer: str,
+        *,
+        direct: bool,
+        role: Role = "client",
     ) -> None:
         self.fault: CertificateFault | None = None
         self._context = context
         self._name = name
         self._peer = peer
         self._direct = direct
+        self._role: Role = role
+        self._alpn = f"xmpp-{role}".encode()
         self._named = False
         self._connection: SSL.Connection | None = None
 
@@ -145,7 +156,7 @@ class ClientTls:
         connection.judge = weakref.ref(self)
         connection.set_tlsext_host_name(self._name.encode("ascii"))
         if self._direct:
-            connection.set_alpn_protos([ALPN])
+            connection.set_alpn_protos([self._alpn])
         connection.request_ocsp()
         self._connection = connection
         return connection
@@ -163,7 +174,7 @@ class ClientTls:
         certificate = connection.get_peer_certificate(as_cryptography=True)
         if certificate is None:
             raise CertificateFault(f"{self._peer} showed no certificate")
-        if connection.get_alpn_proto_negotiated() not in (b"", ALPN):
+        if connection.get_alpn_proto_negotiated() not in (b"", self._alpn):
             raise EnvFault(f"{self._peer} chose a protocol other than XMPP")
         try:
             return _facts(connection, certificate), server_key(certificate)
@@ -209,7 +220,7 @@ class ClientTls:
     def _judge(
         self, certificate: x509.Certificate, code: int, depth: int, ok: bool
     ) -> bool:
-        self._named = ok and speaks_for(certificate, self._name)
+        self._named = ok and speaks_for(certificate, self._name, self._role)
         if not self._named:
             why = "is for another name" if ok else _why(certificate, code, depth)
             self._refuse(certificate, why, own=depth == 0)
@@ -227,11 +238,14 @@ class ClientTls:
         )
 
 
-def speaks_for(certificate: x509.Certificate, name: str) -> bool:
-    """Whether the certificate names the domain *name* (an A-label)."""
+def speaks_for(certificate: x509.Certificate, name: str, role: Role = "client") -> bool:
+    """Whether the certificate names the domain *name* (an A-label).
+
+    :param role: as whom we come: a server's certificate may name one service only.
+    """
     if name.replace(".", "").isdigit():
         return False
-    for wanted in (DNS_ID(name), SRV_ID(f"_xmpp-client.{name}")):
+    for wanted in (DNS_ID(name), SRV_ID(f"_xmpp-{role}.{name}")):
         try:
             verify_service_identity(extract_patterns(certificate), [wanted], [])
         except VerificationError:

@@ -53,7 +53,9 @@ class Places:
         self.known = addresses or {}
         self.asked: list[str] = []
 
-    async def candidates(self, name: str, within: float) -> list[Candidate]:
+    async def candidates(
+        self, name: str, within: float, role: str = "client"
+    ) -> list[Candidate]:
         self.asked.append(name)
         return self.found
 
@@ -67,7 +69,9 @@ class Places:
 class Silence(Places):
     """DNS that never answers."""
 
-    async def candidates(self, name: str, within: float) -> list[Candidate]:
+    async def candidates(
+        self, name: str, within: float, role: str = "client"
+    ) -> list[Candidate]:
         await Deferred()
         raise AssertionError
 
@@ -341,7 +345,9 @@ async def test_res_11_dns_has_one_budget_for_all_its_steps(
     given: list[float] = []
 
     class Slow(Places):
-        async def candidates(self, name: str, within: float) -> list[Candidate]:
+        async def candidates(
+            self, name: str, within: float, role: str = "client"
+        ) -> list[Candidate]:
             given.append(within)
             await pause(0.05)
             return await super().candidates(name, within)
