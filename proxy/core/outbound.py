@@ -171,15 +171,9 @@ def _shell(stanza: Stanza, children: list[Element]) -> Element:
 def _bare_error(stanza: Stanza) -> Element:
     """An error keeps its condition; the echo of what it answers stays (ID-19)."""
     message = _shell(stanza, [])
-    error = stanza.tree().find("{jabber:client}error")
+    error = stanza.tree().find(seals.ERROR)
     if error is not None:
-        kind = error.get("type")
-        kind = kind if kind in seals.ERROR_TYPES else "cancel"
-        short = SubElement(message, "{jabber:client}error", {"type": kind})
-        for child in error:
-            space, _, name = child.tag.rpartition("}")
-            if space == "{urn:ietf:params:xml:ns:xmpp-stanzas" and name != "text":
-                SubElement(short, child.tag)
+        message.append(seals.bare_error(error))
     return message
 
 

@@ -19,6 +19,8 @@ Occasion: TypeAlias = Literal[
     "removed",
     "first-key",
     "left-out",
+    "clear-refused",
+    "domain-unkeyed",
     "trouble",
 ]
 """What is counted, and for what is said of it by the log's level."""
@@ -99,6 +101,25 @@ class Later:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """Has *domain* a key between servers (17.2)?  The outcome goes to
+    ``Stream.found``; with number 0 nobody waits for it."""
+
+    number: int
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inquire:
+    """Has *account*, of another domain, a key (17.1)?  The component of *domain* asks;
+    the finding goes to ``Stream.found``."""
+
+    number: int
+    domain: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
 class Revoke:
     """Open streams of these devices of *account* end, on this gate too."""
 
@@ -125,6 +146,8 @@ Effect: TypeAlias = (
     | Prove
     | Sign
     | Later
+    | Probe
+    | Inquire
     | Revoke
     | Note
 )

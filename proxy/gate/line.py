@@ -9,18 +9,23 @@ from typing import Any, Final
 from ..core.streams import header
 from ..keys.handshake import Channel, Presentation
 from ..wire.stanza import Stanza, stream_error
+from .between import Outcome
 from .effects import (
     Ask,
     Close,
     Effect,
+    Inquire,
     Later,
     Note,
     Occasion,
+    Probe,
     Prove,
     Sign,
     ToBackend,
     ToClient,
 )
+from .enforce import Terms
+from .inquiry import Finding
 from .limits import Failures, Pace
 from .names import ERRORS
 from .phases import BEFORE_LOGIN, Phase
@@ -39,6 +44,7 @@ class World:
     :param domains: prepared; the first one speaks for a client that names none.
     :param now: Unix milliseconds.
     :param stream_id: a fresh, unguessable id for a stream header.
+    :param terms: what holds behind login (clause 17).
     """
 
     domains: tuple[str, ...]
@@ -47,6 +53,7 @@ class World:
     stream_id: Callable[[], str]
     failures: Failures = field(default_factory=Failures)
     pace: Pace = field(default_factory=Pace)
+    terms: Terms = field(default_factory=Terms)
 
 
 class Line:
@@ -213,18 +220,34 @@ class Line:
         number = self._expect(then, hold=hold)
         self.effects.append(Sign(number, self.domain, typ, claims))
 
+    def probe(
+        self, domain: str, then: Callable[[Outcome], None], *, inward: bool
+    ) -> None:
+        """Have *domain* probed; that direction of the stream waits for it."""
+        number = self._expect(then, hold=not inward, hold_backend=inward)
+        self.effects.append(Probe(number, domain))
+
+    def inquire(self, account: str, then: Callable[[Finding], None]) -> None:
+        """Have it found out whether *account* has a key; the client waits."""
+        number = self._expect(then, hold=True)
+        self.effects.append(Inquire(number, self.domain, account))
+
     def answer(self, number: int, *values: Any) -> None:
         """The edge brings what was asked for; late ones are dropped."""
         call = self._calls.pop(number, None)
         if call is not None:
             call(*values)
 
-    def _expect(self, then: Callable[..., None], *, hold: bool) -> int:
+    def _expect(
+        self, then: Callable[..., None], *, hold: bool, hold_backend: bool = False
+    ) -> int:
         self._number += 1
         self.client_waits += hold
+        self.backend_waits += hold_backend
 
         def call(*values: Any) -> None:
             self.client_waits -= hold
+            self.backend_waits -= hold_backend
             then(*values)
 
         self._calls[self._number] = call

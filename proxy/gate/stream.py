@@ -8,7 +8,9 @@ exception: it is a stream error and a last ``Close``.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Final, assert_never
 
 from ..core.streams import (
@@ -43,13 +45,17 @@ if TYPE_CHECKING:
     from ..keys.servers import ServerDocument
     from ..wire.framing import Event
     from ..wire.stanza import Stanza
+    from .between import Outcome
     from .effects import Effect
+    from .inquiry import Finding
     from .questions import Answer
 
 BUDGET: Final = 65_536
 """Bytes that a client may send before it is logged in."""
 FORM_BUDGET: Final = 131_072
 CLOSING_MS: Final = 5_000
+AHEAD: Final = 64
+"""Stanzas behind one that waits whose domains are probed meanwhile."""
 SETTLING_MS: Final = 10_000
 """The server's word on an account that is being made or removed is waited for."""
 
@@ -165,7 +171,10 @@ class Stream:
     def backend_data(self, data: bytes) -> None:
         """Bytes came from the server."""
         if not self.line.over:
-            self._from_server.extend(self._server.feed(data))
+            events = self._server.feed(data)
+            if not self.hears_server:
+                self._warm(events)
+            self._from_server.extend(events)
             self._drain_server()
 
     def backend_lost(self) -> None:
@@ -192,6 +201,10 @@ class Stream:
     ) -> None:
         """The answer to ``Prove``; None where the signing process is away."""
         self._answer(number, proof, server, rollovers)
+
+    def found(self, number: int, finding: Outcome | Finding) -> None:
+        """The answer to ``Probe`` or ``Inquire``."""
+        self._answer(number, finding)
 
     def signed(self, number: int, document: str | None) -> None:
         """The answer to ``Sign``; None where the signing process is away."""
@@ -263,8 +276,17 @@ class Stream:
     def _drain_server(self) -> None:
         while self._from_server and self.hears_server and not self.line.over:
             self._server_event(self._from_server.popleft())
+            if self.line.backend_waits:
+                self._warm(islice(self._from_server, AHEAD))
         if self._gone and not self._registration.unsettled:
             self.line.drop()
+
+    def _warm(self, events: Iterable[Event]) -> None:
+        """What waits behind another may be asked for meanwhile."""
+        if self.line.phase is Phase.OPEN:
+            for event in events:
+                if isinstance(event, Received):
+                    self._relay.border.warm(event.stanza)
 
     def _restart(self) -> bool:
         """A new stream begins on both sides; whether nothing crossed into it."""

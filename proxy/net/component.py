@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from typing import Any, Final, assert_never
+from xml.etree.ElementTree import Element
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IPushProducer
@@ -22,14 +23,18 @@ from ..core.vocabulary import Close, Ended, Incoming, Send
 from ..errors import EnvFault, Fault, LocalFault
 from ..gate.componentleg import ComponentLeg, ComponentOutput, Ready
 from ..gate.directory import Directory
+from ..gate.inquiry import Finding, Inquiries, Proof
 from ..gate.lookups import Ask, Effects, Reply, Sign
 from ..gate.questions import Answer, Question
+from ..wire.stanza import Stanza
+from .registry import wall_clock
 
 FIRST_WAIT: Final = 1.0
 LONGEST_WAIT: Final = 60.0
 HANDSHAKE_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 5.0
+WATCH_SECONDS: Final = 1.0
 _log = Logger()
 
 
@@ -49,6 +54,7 @@ class Component:
         *,
         ask: Callable[[Question], Deferred[Answer]],
         sign: Callable[[str, Mapping[str, object]], Deferred[str]],
+        clock: Callable[[], int] = wall_clock,
     ) -> None:
         self.directory = directory
         self._reactor = reactor
@@ -57,7 +63,9 @@ class Component:
         self._ask = ask
         self._sign = sign
         self._line: _Line | None = None
+        self.inquiries = Inquiries(directory.address, self._send, clock)
         self._next: Any = None
+        self._watching: Any = None
         self._dialling: Any = None
         self._wait = FIRST_WAIT
         self._stopping = False
@@ -75,8 +83,8 @@ class Component:
     def stop(self) -> Deferred[None]:
         """End the stream in good order; fires when the connection is gone."""
         self._stopping = True
-        if self._next is not None and self._next.active():
-            self._next.cancel()
+        _cancel(self._next)
+        _cancel(self._watching)
         if self._line is None:
             return succeed(None)
         self._gone = gone = Deferred[None]()
@@ -105,6 +113,7 @@ class Component:
     def lost(self, fault: Fault | None) -> None:
         """The line is gone; another follows."""
         self._line = None
+        self.inquiries.drop()
         if self._stopping:
             if self._gone is not None:
                 self._gone.callback(None)
@@ -131,14 +140,42 @@ class Component:
 
     # -- stanzas ------------------------------------------------------------
 
+    def received(self, stanza: Stanza) -> None:
+        """Something came on the line: an answer to us, or a question."""
+        if not self.inquiries.take(stanza):
+            self.perform(self.directory.received(stanza))
+
+    def inquire(self, account: str) -> Deferred[Finding]:
+        """Whether *account*, of another domain, has a key; never fails."""
+        if not self.ready:
+            away = f"{self.directory.address} is not connected to the server"
+            return succeed(Finding(Proof.OPEN, away))
+        asking: Deferred[Finding] = Deferred()
+        self.inquiries.ask(account, asking.callback)
+        self._watch()
+        return asking
+
+    def _watch(self) -> None:
+        """See to it that questions expire, as long as there are any."""
+        if self.inquiries.pending and self._watching is None:
+            self._watching = self._reactor.callLater(WATCH_SECONDS, self._expire)
+
+    def _expire(self) -> None:
+        self._watching = None
+        self.inquiries.expire()
+        self._watch()
+
+    def _send(self, stanza: Element) -> None:
+        if self._line is not None and self._line.leg.ready:
+            self._line.write(self._line.leg.send(stanza))
+
     def perform(self, effects: Effects) -> None:
         """Do what the directory wants, in order."""
         for effect in effects:
             match effect:
                 case Reply(stanza=stanza):
                     # The asker of a line that is gone asks again.
-                    if self._line is not None and self._line.leg.ready:
-                        self._line.write(self._line.leg.send(stanza))
+                    self._send(stanza)
                 case Ask(question=question, then=then):
                     self._then(self._ask(question), then)
                 case Sign(typ=typ, claims=claims, then=then):
@@ -151,6 +188,11 @@ class Component:
     def _then(self, waiting: Deferred[Any], then: Callable[[Any], Effects]) -> None:
         waiting.addCallback(lambda value: self.perform(then(value)))
         waiting.addErrback(lambda failure: _log.failure("a look-up failed", failure))
+
+
+def _cancel(call: Any) -> None:
+    if call is not None and call.active():
+        call.cancel()
 
 
 def _fault_of(failure: Any) -> Fault:
@@ -230,8 +272,7 @@ class _Line(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
                     self._set_deadline(None)
                     self._component.up()
                 case Incoming(stanza=stanza):
-                    directory = self._component.directory
-                    self._component.perform(directory.received(stanza))
+                    self._component.received(stanza)
                 case Ended(fault=fault):
                     self._fault = self._fault or fault
                 case _:

@@ -11,17 +11,19 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 
+from ..gate.enforce import Enforcement, Terms
 from ..gate.limits import Crowd
 from ..gate.line import World
 from ..gate.policy import Network, Policies, within
 from ..gate.questions import Answer, Changed, Changes
+from .borders import Borders
 from .gateclient import Client
 from .gatetls import GateCertificates
 from .proxyheader import Ends, Version
@@ -44,6 +46,7 @@ class Settings:
     :param backends: where the server of each is.
     :param proxy_out: the PROXY header that servers get, None for none.
     :param proxy_in: networks whose connections begin with one.
+    :param enforcement: what may be said in clear (17.1).
     :param strangers: connections that may stand at the door, in all.
     :param strangers_each: and of one address.
     """
@@ -51,6 +54,7 @@ class Settings:
     domains: tuple[str, ...]
     backends: Mapping[str, Ends]
     policies: Policies
+    enforcement: Enforcement = field(default_factory=Enforcement)
     proxy_out: Version | None = None
     proxy_in: tuple[Network, ...] = ()
     strangers: int = 8_192
@@ -61,6 +65,7 @@ class Gate:
     """All connections of one gate.
 
     :param count: is told what happened, for the metrics.
+    :param borders: finds out about other domains; None where nothing asks for it.
 
     :ivar ports: the listening ports.
     :ivar capacity: connections for which there are file descriptors.
@@ -74,6 +79,7 @@ class Gate:
         worker: RegistryWorker,
         signer: Signer,
         count: Callable[[str], None],
+        borders: Borders | None = None,
     ) -> None:
         self.reactor = reactor
         self.settings = settings
@@ -82,7 +88,9 @@ class Gate:
         self.signer = signer
         self.count = count
         self.monotonic: Callable[[], float] = time.monotonic
+        self.borders = borders or Borders(reactor)
         self.world = World(settings.domains, settings.policies, now, _stream_id)
+        self.world.terms = Terms(settings.enforcement, self.borders.domains)
         self.crowd = Crowd(settings.strangers, settings.strangers_each)
         self.clients: set[Client] = set()
         self.hurried: set[Client] = set()
@@ -115,6 +123,9 @@ class Gate:
         self.certificates = certificates
         self.world.domains = settings.domains
         self.world.policies = settings.policies
+        self.world.terms.enforcement = settings.enforcement
+        if self.borders.domains is not None:
+            self.borders.domains.own = settings.domains
         self.crowd.total = settings.strangers
         self.crowd.each = settings.strangers_each
 

@@ -13,12 +13,15 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from ..errors import EnvFault, Fault, PeerFault
+from ..gate.between import Outcome
 from ..gate.effects import (
     Ask,
     Close,
     Effect,
+    Inquire,
     Later,
     Note,
+    Probe,
     Prove,
     Reach,
     Revoke,
@@ -27,6 +30,7 @@ from ..gate.effects import (
     ToBackend,
     ToClient,
 )
+from ..gate.inquiry import Finding
 from ..gate.questions import Answer
 from ..gate.stream import Stream
 from .backend import Backend
@@ -240,7 +244,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
     # -- effects ------
 
     def _perform(self, effect: Effect) -> None:
-        if isinstance(effect, Ask | Prove | Sign | Later):
+        if isinstance(effect, Ask | Prove | Sign | Later | Probe | Inquire):
             self._ask(effect)
             return
         match effect:
@@ -324,8 +328,14 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
 
     # -- asking ------
 
-    def _ask(self, effect: Ask | Prove | Sign | Later) -> None:
+    def _ask(self, effect: Ask | Prove | Sign | Later | Probe | Inquire) -> None:
         match effect:
+            case Probe(number=number, domain=domain):
+                probing = self._gate.borders.probe(domain)
+                probing.addCallback(lambda found: self._found(number, found))
+            case Inquire(number=number, domain=domain, account=account):
+                asking = self._gate.borders.inquire(domain, account)
+                asking.addCallback(lambda found: self._found(number, found))
             case Ask(number=number, question=question):
                 asked = self._gate.worker.ask(question)
                 asked.addCallback(lambda answer: self._answered(number, answer))
@@ -341,6 +351,14 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
                 signing.addCallback(
                     lambda text: self.run(lambda: self.stream.signed(number, text))
                 )
+
+    def _found(self, number: int, found: Outcome | Finding) -> None:
+        # Not at once: what is known already would come before the effects that
+        # stand behind the question.
+        if number:
+            self._gate.reactor.callLater(
+                0, self.run, lambda: self.stream.found(number, found)
+            )
 
     def _answered(self, number: int, answer: Answer) -> None:
         self.run(lambda: self.stream.answered(number, answer))

@@ -84,10 +84,10 @@ _TABLE: dict[Class, list[str]] = {
 ORIGIN_ID = f"{{{STANZA_ID}}}origin-id"
 _CLASS = {name: class_ for class_, names in _TABLE.items() for name in names}
 
-_TRANSIENT = frozenset(
+CHAT_STATES = frozenset(
     _all(CHATSTATES, "active", "composing", "paused", "inactive", "gone")
-    + _all("urn:xmpp:rtt:0", "rtt")
 )
+_TRANSIENT = CHAT_STATES.union(_all("urn:xmpp:rtt:0", "rtt"))
 
 # attributes of what stays outside; any other, text and children go inside only
 _OUTSIDE_ATTRIBUTES = {

@@ -48,6 +48,10 @@ _FIXED = {
 _CONDITION = "{urn:ietf:params:xml:ns:xmpp-stanzas}"
 _INVITE = (f"{{{classes.MUC_USER}}}invite", f"{{{classes.MUC_USER}}}decline")
 _NOTHING: frozenset[str] = frozenset()
+_QUIET = {
+    f"{{{classes.RECEIPTS}}}received": frozenset({"id"}),
+    **dict.fromkeys(classes.CHAT_STATES, _NOTHING),
+}
 
 
 def check_sealed(message: Element, root: frozenset[str] = ROOT) -> None:
@@ -80,6 +84,34 @@ def check_empty(message: Element, root: frozenset[str] = ROOT) -> None:
             raise PeerFault(f"{child.tag} is content")
         else:
             _check_outside(child)
+
+
+def check_quiet(message: Element, root: frozenset[str] = ROOT) -> None:
+    """As :func:`check_empty`, and it may hold what tells that somebody reads or
+    types: receipts (XEP-0184), chat states (XEP-0085), and what 4.2 copies outside.
+
+    :raises PeerFault: there is content in it.
+    """
+    _check_root(message, root)
+    for child in message:
+        if child.tag == ERROR:
+            _check_error(child)
+        elif child.tag == MUC_USER:
+            _check_invitation(child)
+        elif child.tag in _QUIET:
+            _check_shape(child, _QUIET[child.tag])
+        else:
+            _check_outside(child)
+
+
+def bare_error(error: Element | None) -> Element:
+    """What an error keeps (4.3): its type and its condition, no text and no echo."""
+    kind = error.get("type") if error is not None else None
+    bare = Element(ERROR, {"type": kind if kind in ERROR_TYPES else "cancel"})
+    for child in error if error is not None else ():
+        if _is_condition(child):
+            bare.append(Element(child.tag))
+    return bare
 
 
 def check_own(message: Element, root: frozenset[str] = ROOT) -> None:

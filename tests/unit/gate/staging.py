@@ -12,6 +12,9 @@ from typing import Any
 from proxy.core.streams import SASL, TLS, header
 from proxy.gate import effects
 from proxy.gate.admission import answer
+from proxy.gate.between import Domains, Outcome
+from proxy.gate.enforce import Enforcement, Terms
+from proxy.gate.inquiry import Finding
 from proxy.gate.line import World
 from proxy.gate.policy import Policies
 from proxy.gate.questions import Answer, Question, Unavailable
@@ -50,7 +53,7 @@ class Stage:
     """One stream; what it sends is in `to_client` and `to_server`, in order.
 
     `away` makes the registry unavailable, `held` keeps its answers back until
-    `release()`. `notes`, `revoked` and `reached` hold what else it asked for.
+    `release()`. `sought` holds probes and inquiries until `find()`. `notes`, `revoked` and `reached` hold what else it asked for.
     """
 
     person: Person | None = field(default_factory=Person)
@@ -63,6 +66,10 @@ class Stage:
     clock: Clock = field(default_factory=Clock)
     away: bool = False
     held: bool = False
+    enforcement: Enforcement = field(
+        default_factory=lambda: Enforcement("pass", "pass")
+    )
+    others: Domains | None = None
 
     def __post_init__(self) -> None:
         if self.world is None:
@@ -71,6 +78,7 @@ class Stage:
                 self.policies,
                 self.clock,
                 map(str, count()).__next__,
+                terms=Terms(self.enforcement, self.others),
             )
         self.stream = Stream(self.world, self.address, direct=self.direct)
         self.to_client = b""
@@ -80,6 +88,7 @@ class Stage:
         self.reached: list[str] = []
         self.asked: list[Question] = []
         self.delays: list[int] = []
+        self.sought: list[effects.Probe | effects.Inquire] = []
         self.closed = False
         self.tls = ""
         self.nonce = b""
@@ -132,6 +141,12 @@ class Stage:
         waiting, self._waiting = self._waiting, []
         return self._run(lambda: [self._one(effect) for effect in waiting])
 
+    def find(self, finding: Outcome | Finding) -> bytes:
+        """The oldest probe or inquiry that somebody waits for comes to *finding*."""
+        while not (effect := self.sought.pop(0)).number:
+            pass
+        return self._run(lambda: self.stream.found(effect.number, finding))
+
     def _run(self, call: Any) -> bytes:
         before = len(self.to_client)
         call()
@@ -157,6 +172,8 @@ class Stage:
                 self.notes.append(effect)
             case effects.Revoke(account=account, devices=devices):
                 self.revoked.append((account, devices))
+            case effects.Probe() | effects.Inquire():
+                self.sought.append(effect)
             case _ if self.held:
                 self._waiting.append(effect)
             case effects.Later(number=number, milliseconds=milliseconds):
