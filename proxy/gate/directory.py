@@ -12,9 +12,9 @@ from typing import Final
 from xml.etree.ElementTree import Element, SubElement
 
 from ..errors import Fault, PeerFault
-from ..wire.framing import COMPONENT_NS
 from ..wire.jid import Jid
-from ..wire.stanza import Stanza, error_reply
+from ..wire.stanza import Stanza
+from .delegation import Asked, advertised, form, handed_on, nested
 from .lookups import KEY, Effects, Lookups, Reply, Shown, server_element
 from .rates import Rate
 
@@ -32,9 +32,9 @@ MOST_OPEN: Final = 2_000
 _ADDRESSES_KEPT: Final = 10_000
 _DOMAINS_KEPT: Final = 2_000
 
+_LOOKUP: Final = f"{{{KEY}}}lookup"
 _INFO: Final = f"{{{DISCO_INFO}}}query"
 _ITEMS: Final = f"{{{DISCO_ITEMS}}}query"
-_TOO_MANY: Final = "too many questions: ask again in a minute"
 
 
 class Directory:
@@ -78,12 +78,14 @@ class Directory:
             return []
         if stanza.name == "presence" or stanza.type in ("error", "result"):
             return []
+        if str(asker) == self.domain and self._by_server(stanza):
+            return self._of_server(stanza)
+        asked = Asked(stanza)
         if not self._allows(asker):
-            self.refused += 1
-            return _no(stanza, "resource-constraint", _TOO_MANY, kind="wait")
+            return self._too_many(asked)
         if stanza.name == "message" or str(to) != self.address:
-            return _no(stanza, "service-unavailable")
-        return self._asked(stanza)
+            return _no(asked, "service-unavailable")
+        return self._asked(asked)
 
     def _allows(self, asker: Jid) -> bool:
         """The own domain's people are no strangers, yet each has their own limit."""
@@ -94,62 +96,113 @@ class Directory:
             return False
         return self._addresses.allows(str(asker.bare), now)
 
-    def _asked(self, stanza: Stanza) -> Effects:
+    def _too_many(self, asked: Asked) -> Effects:
+        self.refused += 1
+        text = "too many questions: ask again in a minute"
+        return _no(asked, "resource-constraint", text, kind="wait")
+
+    def _asked(self, asked: Asked) -> Effects:
+        stanza = asked.stanza
         if len(stanza.children) != 1 or stanza.type not in ("get", "set"):
-            return _no(stanza, "bad-request", kind="modify")
+            return _no(asked, "bad-request", kind="modify")
         payload = stanza.tree()[0]
         match (stanza.type, payload.tag):
             case ("get", "{urn:x-tillie:key:0}lookup"):
-                return self._look_up(stanza, payload)
+                return self._look_up(asked, payload.get("jid", ""))
             case ("get", "{http://jabber.org/protocol/disco#info}query"):
-                return self._info(stanza, payload)
+                return self._info(asked, payload)
             case ("get", "{http://jabber.org/protocol/disco#items}query"):
                 # who has an account here is nobody's to list
-                return _described(stanza, payload, Element(_ITEMS))
+                return _described(asked, payload, Element(_ITEMS))
             case ("get", "{urn:xmpp:ping}ping"):
-                return [Reply(_result(stanza))]
-        return _no(stanza, "service-unavailable")
+                return [Reply(asked.result())]
+        return _no(asked, "service-unavailable")
 
-    def _info(self, stanza: Stanza, payload: Element) -> Effects:
+    # -- what the own server hands on, or asks for itself (XEP-0355) ----------
+
+    def _by_server(self, stanza: Stanza) -> bool:
+        return (
+            advertised(stanza)
+            or handed_on(stanza) is not None
+            or _nesting(stanza) != ""
+        )
+
+    def _of_server(self, stanza: Stanza) -> Effects:
+        asked = handed_on(stanza)
+        if asked is not None:
+            return self._handed(asked)
+        return [] if stanza.name == "message" else self._nest(Asked(stanza))
+
+    def _handed(self, asked: Asked) -> Effects:
+        """A look-up at a bare JID is about that JID, whoever sends it there."""
+        question = asked.stanza
+        try:
+            asker = Jid.parse(question.from_ or "")
+            to = Jid.parse(question.to or self.domain)
+        except PeerFault:
+            return _no(asked, "bad-request", kind="modify")
+        if not self._allows(asker):
+            return self._too_many(asked)
+        if question.children != (_LOOKUP,) or question.type != "get":
+            return _no(asked, "service-unavailable")
+        jid = question.tree()[0].get("jid", str(to))
+        try:
+            same = Jid.parse(jid) == to
+        except PeerFault:
+            same = False
+        if not same:
+            return _no(asked, "bad-request", kind="modify")
+        return self._look_up(asked, jid)
+
+    def _nest(self, asked: Asked) -> Effects:
+        """What the server shows in its own discovery: the same for all accounts."""
+        query = Element(_INFO, {"node": asked.stanza.tree()[0].get("node", "")})
+        if _nesting(asked.stanza) == "bare":
+            SubElement(query, f"{{{DISCO_INFO}}}feature", {"var": KEY})
+            query.append(form(KEY, directory=self.address))
+        return [Reply(asked.result(query))]
+
+    # -- what the component is ------------------------------------------------
+
+    def _info(self, asked: Asked, payload: Element) -> Effects:
         query = Element(_INFO)
         identity = {"category": "directory", "type": "user", "name": "Keys"}
         SubElement(query, f"{{{DISCO_INFO}}}identity", identity)
         for feature in (DISCO_INFO, DISCO_ITEMS, KEY, PING):
             SubElement(query, f"{{{DISCO_INFO}}}feature", {"var": feature})
-        return _described(stanza, payload, query)
+        return _described(asked, payload, query)
 
     # -- look-ups -----------------------------------------------------------
 
-    def _look_up(self, stanza: Stanza, payload: Element) -> Effects:
+    def _look_up(self, asked: Asked, text: str) -> Effects:
         try:
-            jid = Jid.parse(payload.get("jid", ""))
+            jid = Jid.parse(text)
         except PeerFault as fault:
-            return _no(stanza, "jid-malformed", fault.text, kind="modify")
+            return _no(asked, "jid-malformed", fault.text, kind="modify")
         if jid.resource:
-            return _no(stanza, "bad-request", "keys are of accounts", kind="modify")
+            return _no(asked, "bad-request", "keys are of accounts", kind="modify")
         if jid.domain != self.domain or not jid.local:
-            return self._entity(stanza, jid)
+            return self._entity(asked, jid)
         if self._open >= MOST_OPEN:
-            self.refused += 1
-            return _no(stanza, "resource-constraint", _TOO_MANY, kind="wait")
+            return self._too_many(asked)
         self._open += 1
 
         def told(answer: Element | Fault) -> Effects:
             self._open -= 1
-            return self._tell(stanza, answer)
+            return self._tell(asked, answer)
 
         return self._lookups.of(str(jid), told)
 
-    def _entity(self, stanza: Stanza, jid: Jid) -> Effects:
+    def _entity(self, asked: Asked, jid: Jid) -> Effects:
         """The domain itself, and what lies below it and is no domain of its own."""
         below = jid.domain.endswith(f".{self.domain}")
         own = jid.domain == self.domain or (below and jid.domain not in self._siblings)
         if jid.local or not own:
             text = f"this directory answers for accounts of {self.domain} alone"
-            return _no(stanza, "not-allowed", text)
-        return self._tell(stanza, Element(f"{{{KEY}}}record"))
+            return _no(asked, "not-allowed", text)
+        return self._tell(asked, Element(f"{{{KEY}}}record"))
 
-    def _tell(self, stanza: Stanza, answer: Element | Fault) -> Effects:
+    def _tell(self, asked: Asked, answer: Element | Fault) -> Effects:
         try:
             if isinstance(answer, Fault):
                 raise answer
@@ -157,29 +210,24 @@ class Directory:
         except Fault:
             # the operator's log has the reason; a stranger needs none
             text = "the directory cannot answer now: ask again later"
-            return _no(stanza, "internal-server-error", text, kind="wait")
+            return _no(asked, "internal-server-error", text, kind="wait")
         self.answered += 1
-        return [Reply(_result(stanza, answer))]
+        return [Reply(asked.result(answer))]
 
 
-def _described(stanza: Stanza, payload: Element, answer: Element) -> Effects:
+def _described(asked: Asked, payload: Element, answer: Element) -> Effects:
     """Service discovery of the component itself, which has no nodes (XEP-0030)."""
     if payload.get("node"):
-        return _no(stanza, "item-not-found")
-    return [Reply(_result(stanza, answer))]
+        return _no(asked, "item-not-found")
+    return [Reply(asked.result(answer))]
 
 
-def _result(stanza: Stanza, payload: Element | None = None) -> Element:
-    reply = Element(f"{{{COMPONENT_NS}}}iq", {"type": "result"})
-    for name, value in (("from", stanza.to), ("to", stanza.from_), ("id", stanza.id)):
-        if value is not None:
-            reply.set(name, value)
-    if payload is not None:
-        reply.append(payload)
-    return reply
+def _nesting(stanza: Stanza) -> str:
+    """For whom a server asks what to show in its discovery; empty for no such IQ."""
+    if stanza.children != (_INFO,) or stanza.type != "get":
+        return ""
+    return nested(stanza.tree()[0].get("node", ""), KEY)
 
 
-def _no(
-    stanza: Stanza, condition: str, text: str = "", kind: str = "cancel"
-) -> Effects:
-    return [Reply(error_reply(stanza, condition, text, kind=kind))]
+def _no(asked: Asked, condition: str, text: str = "", kind: str = "cancel") -> Effects:
+    return [Reply(asked.error(condition, text, kind))]
