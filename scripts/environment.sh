@@ -64,18 +64,34 @@ install_prosody() {
     fi
 }
 
+# The package makes a cluster and starts it. The tests make their own.
+install_postgresql() {
+    local folder=/etc/postgresql-common/createcluster.d
+    as_root mkdir -p "$folder"
+    echo 'create_main_cluster = false' | as_root tee "$folder/tillie.conf" >/dev/null
+    apt_install postgresql
+    as_root rm "$folder/tillie.conf"
+}
+
 # packages COMMAND...: installs what lacks; packages are named as their commands.
 packages() {
     local name missing=()
     for name in "$@"; do
-        command -v "$name" >/dev/null || [ -x "/usr/bin/$name" ] || missing+=("$name")
+        case $name in
+            # Debian keeps its programs off the path
+            postgresql) compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null ;;
+            *) command -v "$name" >/dev/null || [ -x "/usr/bin/$name" ] ;;
+        esac || missing+=("$name")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     command -v apt-get >/dev/null ||
         fail "missing: ${missing[*]}" "install them; there is no apt-get here"
     local others=()
     for name in "${missing[@]}"; do
-        if [ "$name" = prosody ]; then install_prosody; else others+=("$name"); fi
+        case $name in
+            prosody | postgresql) "install_$name" ;;
+            *) others+=("$name") ;;
+        esac
     done
     [ ${#others[@]} -eq 0 ] || apt_install "${others[@]}"
 }

@@ -200,12 +200,18 @@ class RegistryWorker:
         if self._registry is None:
             self._registry = self._open()
         registry, now = self._registry, self._clock()
+        # nobody waits for longer, and others wait for this to end
+        until = time.monotonic() + SECONDS
         writing = not all(isinstance(one.question, READING) for one in asked)
         with registry.transaction(writing=writing):
             registry.expect(
                 {name for one in asked if (name := about(one.question)) is not None}
             )
-            answers = [answer(one, registry, now) for one in asked]
+            answers = []
+            for one in asked:
+                if time.monotonic() > until:
+                    raise StoreFault("the database is too slow")
+                answers.append(answer(one, registry, now))
             if writing and now - self._pruned > _PRUNE_MS:
                 registry.prune(now)
                 self._pruned = now

@@ -1,0 +1,431 @@
+"""The gate's registry in SQLite or PostgreSQL, through SQLAlchemy Core.
+
+SQLite: WAL with ``synchronous=FULL``; a transaction that may write takes the
+one write lock at its beginning, and waits for it.  PostgreSQL: READ COMMITTED,
+where everything that changes an account first takes an advisory lock on its
+name, which holds for names that have no row yet too.  Both: what was answered
+is on the disk, as far as the database keeps its word.
+
+Whatever the database says against it becomes a ``StoreFault`` at the end of the
+transaction at the latest: ``Interrupted`` where the same once more may do, a
+``LocalFault`` where the data could never be stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ..errors import LocalFault, StoreFault
+from . import schema
+from .registry import (
+    ALLOCATIONS_KEPT,
+    STREAMS_KEPT,
+    Account,
+    Allocation,
+    Enrolment,
+    Event,
+    Former,
+    HeldToken,
+    Interrupted,
+    Reset,
+    Server,
+    Stream,
+)
+
+T = TypeVar("T")
+
+_AGAIN: Final = ("08", "40", "57P01", "57P02", "57P03", "25P03", "25006")
+"""SQLSTATEs, or their classes, after which a new connection may fare better:
+connection lost, serialisation and deadlocks, shut down, idle too long, and a
+server that became a standby."""
+_KEY: Final = 32
+
+
+class SqlRegistry:
+    """See :class:`keys.registry.Registry`; made by ``keys.databases``.
+
+    One connection, used by one thread at a time.
+
+    :param where: what the database is called in messages, without a password.
+    :param before_commit: called before each commit of a transaction that may
+        write; a test lets it raise or kills the process in it.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        where: str,
+        before_commit: Callable[[], None] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._where = where
+        self._before = before_commit
+        self._sqlite = engine.dialect.name == "sqlite"
+        self._db: sa.Connection | None = None
+        self._writes = False
+        self._accounts: dict[str, Account | None] = {}
+        self._tokens: dict[str, HeldToken | None] = {}
+        self._resets: dict[str, Reset | None] = {}
+        self._streams: dict[bytes, Stream] = {}
+
+    @contextmanager
+    def transaction(self, *, writing: bool = True) -> Iterator[None]:
+        if self._db is not None:
+            raise LocalFault("a transaction is open already")
+        try:
+            with self._engine.connect() as connection:
+                self._db, self._writes = connection, writing
+                if self._sqlite:
+                    connection.exec_driver_sql(
+                        "BEGIN IMMEDIATE" if writing else "BEGIN"
+                    )
+                try:
+                    yield
+                    self._commit()
+                except BaseException:
+                    self._roll_back()
+                    raise
+        except exc.DBAPIError as error:
+            raise self._fault(error) from error
+        finally:
+            self._db, self._writes = None, False
+            for held in (self._accounts, self._tokens, self._resets, self._streams):
+                held.clear()
+
+    def _commit(self) -> None:
+        if self._streams:
+            self._write_streams()
+        if self._before and self._writes:
+            self._before()
+        if self._sqlite:
+            self._read().exec_driver_sql("COMMIT")
+        else:
+            self._read().commit()
+
+    def _roll_back(self) -> None:
+        # where the connection is lost, so is what it had begun
+        with suppress(exc.SQLAlchemyError):
+            if self._sqlite:
+                self._read().exec_driver_sql("ROLLBACK")
+            else:
+                self._read().rollback()
+
+    def _fault(self, error: exc.DBAPIError) -> StoreFault | LocalFault:
+        if isinstance(error, exc.DataError | exc.IntegrityError):
+            return LocalFault("the database does not take what it was given")
+        why = " ".join(str(error.orig).split())
+        text = f"the database {self._where} could not be used: {why}"
+        state = getattr(error.orig, "sqlstate", None) or ""
+        if error.connection_invalidated or state.startswith(_AGAIN):
+            return Interrupted(text, hint="look whether it runs and can be reached")
+        return StoreFault(text, hint="look at its log, its rights and its disk")
+
+    # -- accounts -------------------------------------------------------------
+
+    def expect(self, accounts: Iterable[str]) -> None:
+        names = list(accounts)
+        if not names:
+            return
+        self._accounts |= dict.fromkeys(names)
+        self._tokens |= dict.fromkeys(names)
+        self._resets |= dict.fromkeys(names)
+        for row in self._rows(_MANY_ACCOUNTS, names=names):
+            self._accounts[row.jid] = _account(row)
+        for row in self._rows(_MANY_TOKENS, names=names):
+            self._tokens[row.account] = _made(HeldToken, row)
+        for row in self._rows(_MANY_RESETS, names=names):
+            self._resets[row.account] = _made(Reset, row)
+
+    def lock(self, name: str) -> None:
+        self._writable()
+        if self._sqlite:
+            # nobody else has written since this transaction began
+            return
+        number = int.from_bytes(
+            hashlib.sha256(name.encode()).digest()[:8], "big", signed=True
+        )
+        self._rows(_LOCK, number=number)
+        # what was read before it may be past
+        for held in (self._accounts, self._tokens, self._resets):
+            held.pop(name, None)
+
+    def account(self, jid: str) -> Account | None:
+        if jid not in self._accounts:
+            row = self._row(_ONE_ACCOUNT, jid=jid)
+            self._accounts[jid] = None if row is None else _account(row)
+        return self._accounts[jid]
+
+    def put_account(self, account: Account) -> None:
+        values = _values(account)
+        values["active"] = b"".join(account.active)
+        values["removed"] = b"".join(account.removed)
+        self._upsert(schema.account, values)
+        self._accounts[account.jid] = account
+
+    def delete_account(self, jid: str) -> None:
+        self._delete(schema.account, schema.account.c.jid == jid)
+        self._delete(schema.token, schema.token.c.account == jid)
+        self._delete(schema.stream, schema.stream.c.account == jid)
+        self._accounts[jid] = self._tokens[jid] = None
+        for one in [one.id for one in self._streams.values() if one.account == jid]:
+            del self._streams[one]
+
+    def accounts(self) -> Iterator[Account]:
+        rows = self._read().execute(
+            _in_order(schema.account, schema.account.c.jid, self._sqlite),
+            execution_options={"yield_per": 200},
+        )
+        return (_account(row) for row in rows)
+
+    def token(self, jid: str) -> HeldToken | None:
+        if jid not in self._tokens:
+            row = self._row(_ONE_TOKEN, jid=jid)
+            self._tokens[jid] = None if row is None else _made(HeldToken, row)
+        return self._tokens[jid]
+
+    def put_token(self, token: HeldToken) -> None:
+        self._upsert(schema.token, _values(token))
+        self._tokens[token.account] = token
+
+    # -- streams, registrations ------------------------------------------------
+
+    def stream(self, stream_id: bytes) -> Stream | None:
+        if stream_id in self._streams:
+            return self._streams[stream_id]
+        row = self._row(_ONE_STREAM, id=stream_id)
+        return None if row is None else _made(Stream, row)
+
+    def put_stream(self, stream: Stream) -> None:
+        # written together at the end: each login has one
+        self._writable()
+        self._streams[stream.id] = stream
+
+    def _write_streams(self) -> None:
+        rows = [_values(one) for one in self._streams.values()]
+        if self._sqlite:
+            self._upsert(schema.stream, *rows)
+        else:
+            # one statement, so that its time is limited as a whole
+            self._writable().execute(_upsert_all(schema.stream, rows))
+        self._streams.clear()
+
+    def allocation(self, jid: str, root: bytes) -> Allocation | None:
+        table = schema.allocation.c
+        return self._one(
+            Allocation, schema.allocation, table.account == jid, table.root == root
+        )
+
+    def put_allocation(self, allocation: Allocation) -> None:
+        self._upsert(schema.allocation, _values(allocation))
+        table = schema.allocation.c
+        kept = (
+            sa.select(table.root)
+            .where(table.account == allocation.account)
+            .order_by(table.expires.desc())
+            .limit(ALLOCATIONS_KEPT)
+        )
+        self._delete(
+            schema.allocation,
+            table.account == allocation.account,
+            table.root.not_in(kept),
+        )
+
+    def delete_allocations(self, jid: str, root: bytes | None = None) -> None:
+        table = schema.allocation.c
+        which = [] if root is None else [table.root == root]
+        self._delete(schema.allocation, table.account == jid, *which)
+
+    # -- decisions of people -----------------------------------------------------
+
+    def enrolment(self, jid: str) -> Enrolment | None:
+        return self._one(Enrolment, schema.enrolment, schema.enrolment.c.account == jid)
+
+    def put_enrolment(self, enrolment: Enrolment) -> None:
+        self._upsert(schema.enrolment, _values(enrolment))
+
+    def delete_enrolment(self, jid: str) -> None:
+        self._delete(schema.enrolment, schema.enrolment.c.account == jid)
+
+    def reset(self, jid: str) -> Reset | None:
+        if jid not in self._resets:
+            table = schema.reset
+            self._resets[jid] = self._one(Reset, table, table.c.account == jid)
+        return self._resets[jid]
+
+    def put_reset(self, reset: Reset) -> None:
+        self._upsert(schema.reset, _values(reset))
+        self._resets[reset.account] = reset
+
+    def delete_reset(self, jid: str) -> None:
+        self._delete(schema.reset, schema.reset.c.account == jid)
+        self._resets[jid] = None
+
+    def formers(self, jid: str) -> list[Former]:
+        table = schema.former.c
+        rows = self._rows(
+            sa.select(schema.former).where(table.account == jid).order_by(table.ended)
+        )
+        return [
+            Former(
+                row.account, row.root, row.seq, _keys(row.devices), row.ended, row.why
+            )
+            for row in rows
+        ]
+
+    def put_former(self, former: Former) -> None:
+        values = _values(former)
+        values["devices"] = b"".join(former.devices)
+        self._upsert(schema.former, values)
+
+    def keyless(self) -> list[tuple[str, int]]:
+        order = _in_order(schema.keyless, schema.keyless.c.account, self._sqlite)
+        return [(row.account, row.at) for row in self._rows(order)]
+
+    def put_keyless(self, jid: str, at: int) -> None:
+        self._upsert(schema.keyless, {"account": jid, "at": at})
+
+    # -- log, domains, upkeep --------------------------------------------------------
+
+    def log(self, event: Event) -> None:
+        values = _values(event)
+        del values["number"]
+        self._writable().execute(schema.event.insert(), values)
+
+    def events(self, jid: str | None = None, since: int = 0) -> list[Event]:
+        table = schema.event.c
+        wanted = sa.select(
+            table.at, table.account, table.what, table.text, table.number
+        ).where(table.at >= since)
+        if jid is not None:
+            wanted = wanted.where(table.account == jid)
+        return [_made(Event, row) for row in self._rows(wanted.order_by(table.number))]
+
+    def server(self, domain: str) -> Server | None:
+        row = self._row(_ONE_SERVER, domain=domain)
+        if row is None:
+            return None
+        values = dict(row._mapping)
+        return Server(**{**values, "rollovers": tuple(values["rollovers"])})
+
+    def put_server(self, server: Server) -> None:
+        values = _values(server)
+        values["rollovers"] = list(server.rollovers)
+        self._upsert(schema.server, values)
+
+    def prune(self, now: int) -> None:
+        table = schema.stream.c
+        self._delete(schema.stream, table.expires <= now)
+        self._delete(schema.allocation, schema.allocation.c.expires <= now)
+        many = sa.select(table.account).group_by(table.account)
+        for row in self._rows(many.having(sa.func.count() > STREAMS_KEPT)):
+            own = sa.select(table.id).where(table.account == row.account)
+            kept = own.order_by(table.made.desc()).limit(STREAMS_KEPT)
+            self._delete(
+                schema.stream, table.account == row.account, table.id.not_in(kept)
+            )
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    # -- statements --------------------------------------------------------------------
+
+    def _read(self) -> sa.Connection:
+        if self._db is None:
+            raise LocalFault("the registry was read outside a transaction")
+        return self._db
+
+    def _writable(self) -> sa.Connection:
+        if not self._writes:
+            raise LocalFault("a write outside a writing transaction")
+        return self._read()
+
+    def _rows(self, wanted: sa.Executable, **values: object) -> list[sa.Row[Any]]:
+        return list(self._read().execute(wanted, values).fetchall())
+
+    def _row(self, wanted: sa.Executable, **values: object) -> sa.Row[Any] | None:
+        return self._read().execute(wanted, values).first()
+
+    def _one(
+        self, kind: Callable[..., T], table: sa.Table, *which: sa.ColumnElement[bool]
+    ) -> T | None:
+        row = self._row(sa.select(table).where(*which))
+        return None if row is None else _made(kind, row)
+
+    def _delete(self, table: sa.Table, *which: sa.ColumnElement[bool]) -> None:
+        self._writable().execute(table.delete().where(*which))
+
+    def _upsert(self, table: sa.Table, *rows: dict[str, object]) -> None:
+        self._writable().execute(_upserts(table, self._sqlite), list(rows))
+
+
+_c = schema.account.c
+_NAMES: Final[sa.BindParameter[str]] = sa.bindparam("names", expanding=True)
+_ONE_ACCOUNT: Final = sa.select(schema.account).where(_c.jid == sa.bindparam("jid"))
+_MANY_ACCOUNTS: Final = sa.select(schema.account).where(_c.jid.in_(_NAMES))
+_ONE_TOKEN: Final = sa.select(schema.token).where(
+    schema.token.c.account == sa.bindparam("jid")
+)
+_MANY_TOKENS: Final = sa.select(schema.token).where(schema.token.c.account.in_(_NAMES))
+_MANY_RESETS: Final = sa.select(schema.reset).where(schema.reset.c.account.in_(_NAMES))
+_ONE_STREAM: Final = sa.select(schema.stream).where(
+    schema.stream.c.id == sa.bindparam("id")
+)
+_ONE_SERVER: Final = sa.select(schema.server).where(
+    schema.server.c.domain == sa.bindparam("domain")
+)
+_LOCK: Final = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number")))
+
+
+@cache
+def _upserts(table: sa.Table, in_sqlite: bool) -> sa.Executable:
+    insert = sqlite.insert(table) if in_sqlite else postgresql.insert(table)
+    return _replacing(insert, table)
+
+
+def _upsert_all(table: sa.Table, rows: list[dict[str, Any]]) -> sa.Executable:
+    return _replacing(postgresql.insert(table).values(rows), table)
+
+
+def _replacing(insert: Any, table: sa.Table) -> sa.Executable:
+    keys = [column.name for column in table.primary_key]
+    rest = {
+        column.name: insert.excluded[column.name]
+        for column in table.columns
+        if column.name not in keys
+    }
+    made: sa.Executable = insert.on_conflict_do_update(index_elements=keys, set_=rest)
+    return made
+
+
+def _in_order(
+    table: sa.Table, column: sa.Column[str], in_sqlite: bool
+) -> sa.Select[Any]:
+    # by code points, whatever the database's language
+    return sa.select(table).order_by(column if in_sqlite else column.collate("C"))
+
+
+def _account(row: sa.Row[Any]) -> Account:
+    values = dict(row._mapping)
+    values["active"], values["removed"] = _keys(row.active), _keys(row.removed)
+    return Account(**values)
+
+
+def _made(kind: Callable[..., T], row: sa.Row[Any]) -> T:
+    """A record whose members are the columns, in their order."""
+    return kind(*row)
+
+
+def _keys(joined: bytes) -> tuple[bytes, ...]:
+    return tuple(joined[at : at + _KEY] for at in range(0, len(joined), _KEY))
+
+
+def _values(record: Any) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__slots__}
