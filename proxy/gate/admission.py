@@ -35,6 +35,7 @@ from .questions import (
     MayTry,
     No,
     Object,
+    Publish,
     Question,
     Record,
     Refused,
@@ -43,6 +44,8 @@ from .questions import (
     Resumable,
     Resume,
     Seen,
+    Served,
+    Serving,
     Streamed,
     Vouch,
     Yes,
@@ -51,7 +54,7 @@ from .questions import (
 STREAM_MS: Final = 32 * 24 * 3600 * 1000
 """How long after its beginning a stream may be resumed."""
 ALLOCATION_MS: Final = 10 * 60 * 1000
-READING: Final = (MayTry, Resume, LookUp, Changes)
+READING: Final = (MayTry, Resume, LookUp, Changes, Served)
 """Questions behind which nothing is written."""
 
 
@@ -324,6 +327,32 @@ def _changes(asked: Prepared, registry: Registry, now: int) -> Answer:
     return Changed(tuple(found))
 
 
+# -- the domain itself --------------------------------------------------------
+
+
+def _served(asked: Prepared, registry: Registry, now: int) -> Answer:
+    server = registry.server(_the(Served, asked).domain)
+    return No() if server is None else Serving(server)
+
+
+def _publish(asked: Prepared, registry: Registry, now: int) -> Answer:
+    question = _the(Publish, asked)
+    server = question.server
+    registry.lock(server.domain)
+    held = registry.server(server.domain)
+    if held == server:
+        return Yes()
+    if question.upon != (None if held is None else held.digest):
+        return No()
+    if held is not None and server.seq <= held.seq:
+        return No()
+    registry.put_server(server)
+    what = "server-key" if held is None or held.key != server.key else "server-document"
+    text = f"key {server.key.hex()} seq {server.seq}"
+    registry.log(Event(now, server.domain, what, text))
+    return Yes()
+
+
 def _name(device: bytes) -> str:
     return hashlib.sha256(device).digest()[:8].hex()
 
@@ -348,4 +377,6 @@ _ANSWERS: Final[dict[type, Callable[[Prepared, Registry, int], Answer]]] = {
     Seen: _seen,
     LookUp: _look_up,
     Changes: _changes,
+    Served: _served,
+    Publish: _publish,
 }

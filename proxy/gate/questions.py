@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from ..keys.registry import Server
+
 # -- questions ----------------------------------------------------------------
 
 
@@ -141,6 +143,25 @@ class Changes:
     since: int
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What does *domain* say of itself?  → ``Serving`` or ``No``"""
+
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """*server* is to follow upon the document with digest *upon*.
+
+    :param upon: None where there is none yet.
+    :returns: ``Yes``, or ``No`` where another one has followed already.
+    """
+
+    server: Server
+    upon: bytes | None
+
+
 Question: TypeAlias = (
     MayTry
     | Vouch
@@ -154,6 +175,8 @@ Question: TypeAlias = (
     | Seen
     | LookUp
     | Changes
+    | Served
+    | Publish
 )
 
 # -- answers ------------------------------------------------------------------
@@ -250,6 +273,13 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
+class Serving:
+    """The newest document of a domain, and what stands beside it."""
+
+    server: Server
+
+
+@dataclass(frozen=True, slots=True)
 class Unavailable:
     """The registry cannot be asked now: no login goes on (fail closed)."""
 
@@ -267,5 +297,6 @@ Answer: TypeAlias = (
     | Resumable
     | Record
     | Changed
+    | Serving
     | Unavailable
 )

@@ -8,7 +8,7 @@ longer than a login may (:data:`WAIT_MS`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -94,6 +94,25 @@ def create_sqlite(path: Path) -> None:
             f"the database {path} cannot be made: {error.strerror or error}",
             hint="make its folder one that you own and can write",
         ) from error
+
+
+def first_start(url: str, keys: Iterable[Path]) -> None:
+    """Make an empty SQLite registry where there was none before.
+
+    :param keys: of the domains; where one lies, there was a registry too.
+    :raises StoreFault: it is missing, and what it knew with it.
+    """
+    path = sqlite_path(url)
+    if path is None or path.exists():
+        return
+    for key in keys:
+        if key.exists():
+            raise StoreFault(
+                f"the database {path} is missing, but {key.name} is there",
+                hint="put it back from your backup: without it, anybody with a "
+                "password could bring a first key (to start anew, move both away)",
+            )
+    create_sqlite(path)
 
 
 def migrate(url: str, steps: Sequence[schema.Step] | None = None) -> tuple[int, int]:

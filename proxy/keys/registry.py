@@ -152,6 +152,7 @@ class Server:
 
     :param key: fingerprint of the key that signed *document*.
     :param rollovers: at most two, oldest first.
+    :param announced: since when a key that will follow is, 0 if none is.
     """
 
     domain: str
@@ -160,8 +161,7 @@ class Server:
     document: str
     key: bytes
     rollovers: tuple[str, ...]
-    issued: int
-    expires: int
+    announced: int
 
 
 class Registry(Protocol):

@@ -119,8 +119,7 @@ server = sa.Table(
     sa.Column("document", sa.Text, nullable=False),
     sa.Column("key", sa.LargeBinary, nullable=False),
     sa.Column("rollovers", sa.JSON, nullable=False),
-    sa.Column("issued", sa.BigInteger, nullable=False),
-    sa.Column("expires", sa.BigInteger, nullable=False),
+    sa.Column("announced", sa.BigInteger, nullable=False),
 )
 
 # PostgreSQL's place for the number; SQLite has one in the file's header, where a

@@ -32,7 +32,7 @@ _TOKEN_MEMBERS = frozenset(
     {"iss", "sub", "iat", "exp", "jti", "seq", "root", "manifest", "level"}
 )
 _ABSENCE_MEMBERS = frozenset({"iss", "sub", "iat", "exp", "jti"})
-_JTI = 16
+JTI_SIZE: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ def _about(
         raise TrustFault(f"{what} is about another account")
     if text_of(claims, "iss", what=what) != Jid.parse(jid).domain:
         raise TrustFault(f"{what} was issued by another domain")
-    bytes_of(claims, "jti", _JTI, what=what)
+    bytes_of(claims, "jti", JTI_SIZE, what=what)
     issued = time_of(claims, "iat", what=what)
     expires = time_of(claims, "exp", what=what)
     if not 0 < expires - issued <= longest:

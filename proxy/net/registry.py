@@ -97,7 +97,7 @@ class RegistryWorker:
 
         Never fails but for a bug of ours.
         """
-        asked = _Asked(question, Deferred(), self._reactor.seconds() + SECONDS)
+        asked = _Asked(question, Deferred(), time.monotonic() + SECONDS)
         with self._wake:
             if self._stopping or len(self._queue) >= MOST_WAITING:
                 return succeed(_BUSY)
@@ -109,7 +109,7 @@ class RegistryWorker:
     # -- on the reactor -----------------------------------------------------
 
     def _sweep(self) -> None:
-        now = self._reactor.seconds()
+        now = time.monotonic()
         while self._unanswered and (
             self._unanswered[0].over or self._unanswered[0].deadline <= now
         ):
@@ -176,7 +176,7 @@ class RegistryWorker:
         self, ready: list[tuple[_Asked, Prepared]]
     ) -> list[tuple[_Asked, Answer]]:
         try:
-            said = self._transacted([one for _, one in ready])
+            said = self._transacted(ready)
         except StoreFault as fault:
             self._failed(fault)
             return [(asked, _LATE) for asked, _ in ready]
@@ -188,20 +188,19 @@ class RegistryWorker:
         self._works()
         return [(asked, one) for (asked, _), one in zip(ready, said, strict=True)]
 
-    def _transacted(self, asked: list[Prepared]) -> list[Answer]:
+    def _transacted(self, ready: list[tuple[_Asked, Prepared]]) -> list[Answer]:
         """One transaction, run once more where it was cut off (DIR-13)."""
         try:
-            return self._once(asked)
+            return self._once(ready)
         except Interrupted:
             self._close()
-            return self._once(asked)
+            return self._once(ready)
 
-    def _once(self, asked: list[Prepared]) -> list[Answer]:
+    def _once(self, ready: list[tuple[_Asked, Prepared]]) -> list[Answer]:
         if self._registry is None:
             self._registry = self._open()
         registry, now = self._registry, self._clock()
-        # nobody waits for longer, and others wait for this to end
-        until = time.monotonic() + SECONDS
+        asked = [one for _, one in ready]
         writing = not all(isinstance(one.question, READING) for one in asked)
         with registry.transaction(writing=writing):
             registry.expect(
@@ -209,7 +208,8 @@ class RegistryWorker:
             )
             answers = []
             for one in asked:
-                if time.monotonic() > until:
+                # others wait for this to end, and nobody for what it does
+                if all(who.over for who, _ in ready):
                     raise StoreFault("the database is too slow")
                 answers.append(answer(one, registry, now))
             if writing and now - self._pruned > _PRUNE_MS:

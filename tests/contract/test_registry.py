@@ -62,7 +62,7 @@ def test_records_come_back_as_they_were_put(registry: Registry) -> None:
     reset = Reset(ACCOUNT.jid, 5, 6, forced=True)
     former = Former(ACCOUNT.jid, b"f" * 32, 7, (b"1" * 32, b"2" * 32), 8, "reset")
     server = Server(
-        "capulet.example", 3, b"s" * 32, "DOC", b"k" * 32, ("ONE", "TWO"), 9, 10
+        "capulet.example", 3, b"s" * 32, "DOC", b"k" * 32, ("ONE", "TWO"), 9
     )
     with registry.transaction():
         registry.put_account(ACCOUNT)
