@@ -5,17 +5,21 @@ from __future__ import annotations
 import resource
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.python.failure import Failure
 
-from ..errors import ConfigFault, Fault
+from ..errors import Fault
 from ..gate.questions import Changes, Unavailable
 from ..net.gate import Gate, Settings, now
 from ..net.gatetls import Files, GateCertificates
+from ..net.publisher import GateSigner
 from ..net.registry import RegistryWorker
 from ..net.signer import Signer
 from .addresses import Listener
+from .control import own_folder
 from .gateconfig import GateConfig
 from .log import say
 from .log import start as start_log
@@ -33,7 +37,47 @@ def run(config: GateConfig) -> int:
 
     :raises Fault: it could not start.
     """
-    raise ConfigFault("a gate has no registry and no signing process yet")
+    from twisted.internet import reactor
+
+    from ..keys import databases, serverfiles
+
+    own_folder(config.state)
+    url = config.store or databases.default_url(config.state)
+    databases.first_start(
+        url, [serverfiles.key_path(config.state, one) for one in config.domains]
+    )
+    # what is wrong with it is said here, before anybody is served
+    databases.open_registry(url).close()
+    worker = RegistryWorker(reactor, partial(databases.open_registry, url))
+    directories: dict[str, str | None] = dict.fromkeys(config.domains)
+    signer = GateSigner(reactor, config.state, directories, worker)
+    service = GateService(config, worker, signer, reactor)
+    return _serve(service, worker, signer, reactor)
+
+
+def _serve(
+    service: GateService, worker: RegistryWorker, signer: GateSigner, reactor: Any
+) -> int:
+    faults: list[BaseException] = []
+
+    async def begin() -> None:
+        await signer.start()
+        service.start()
+
+    def failed(failure: Failure) -> None:
+        faults.append(failure.value)
+        reactor.stop()
+
+    worker.start()
+    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(begin()).addErrback(failed))
+    # a stream that ends may still need a signature: this goes last
+    reactor.addSystemEventTrigger(
+        "before", "shutdown", lambda: Deferred.fromCoroutine(signer.stop())
+    )
+    reactor.run(installSignalHandlers=False)
+    if faults:
+        raise faults[0]
+    return 0
 
 
 class GateService:
@@ -69,7 +113,6 @@ class GateService:
             lines.append(line)
         metrics = self._serve_metrics()
         on_signals(self._reactor, self.stop, self.reload)
-        self._worker.start()
         gate.start()
         for warning in gate.certificates.warnings:
             say(warning)

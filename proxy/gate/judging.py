@@ -17,6 +17,7 @@ from ..keys.manifest import Manifest, open_manifest
 from ..keys.registry import Account, Event, Former, Registry, Why
 from ..keys.servers import open_rollover
 from ..keys.tokens import TOKEN_MS
+from ..suites.fields import fields
 from .questions import Answer, Linking, Refused, Stale, Vouch, Vouched, Wanted
 
 DAY_MS: Final = 24 * 3600 * 1000
@@ -40,8 +41,12 @@ class Shown:
 
 
 def code_digest(account: str, code: str) -> bytes:
-    """Under which a one-time code is kept; codes are random, 128 bits."""
-    return hashlib.sha256(f"{account}\0{code}".encode()).digest()
+    """Under which a one-time code is kept; codes are random, 128 bits.
+
+    Case, blanks and dashes are the reader's.
+    """
+    letters = "".join(code.split()).replace("-", "").upper()
+    return hashlib.sha256(fields("enrolment", account, letters)).digest()
 
 
 def judge(shown: Shown, registry: Registry, now: int) -> Answer:

@@ -95,41 +95,53 @@ def draft(
     :raises StoreFault: see :func:`speaking`.
     """
     if server is None:
-        return _draft(domain, None, held.key, held.following, directory, now)
+        claims = server_claims(domain, 1, held.key, now, directory=directory)
+        return Draft(held.key, claims, 1, None, (), 0)
     key = speaking(domain, server, held)
-    document = open_server(server.document.encode(), domain)
-    following = held.following if key == held.key else None
-    if (
-        document.expires - now >= RENEW_MS
-        and document.directory == directory
-        and (following is None or document.next == following.fingerprint)
-    ):
+    document = opened(server)
+    if document.expires - now >= RENEW_MS and document.directory == directory:
         return None
-    return _draft(domain, server, key, following, directory, now)
+    return _next(server, key, document.next, directory, server.announced, now)
 
 
-def _draft(
-    domain: str,
-    server: Server | None,
+def announcement(server: Server, held: Held, now: int) -> Draft | None:
+    """The document that says which key will follow, None if the held one does.
+
+    :raises StoreFault: no key to announce lies here, or another gate announced one.
+    """
+    if held.following is None:
+        raise StoreFault(f"no next key of {server.domain} lies here")
+    document = opened(server)
+    fingerprint = held.following.fingerprint
+    if document.next == fingerprint:
+        return None
+    check_unannounced(server)
+    return _next(server, held.key, fingerprint, document.directory, now, now)
+
+
+def check_unannounced(server: Server) -> None:
+    """:raises StoreFault: a key is announced, which is not the one that lies here."""
+    if opened(server).next is not None:
+        raise StoreFault(
+            f"a next key of {server.domain} is announced, and it does not lie here",
+            hint=f"copy server-{server.domain}.next.key from the gate that "
+            "announced it, or rotate there",
+        )
+
+
+def _next(
+    server: Server,
     key: RootPublic,
-    following: RootPublic | None,
+    following: bytes | None,
     directory: str | None,
+    announced: int,
     now: int,
 ) -> Draft:
-    seq, upon, announced, fingerprint = 1, None, 0, None
-    rollovers: tuple[str, ...] = ()
-    if server is not None:
-        # A key that another gate announced is not taken back by one that has
-        # no copy of it yet.
-        document = open_server(server.document.encode(), domain)
-        seq, upon, announced = server.seq + 1, server.digest, server.announced
-        fingerprint, rollovers = document.next, server.rollovers
-    if following is not None and following.fingerprint != fingerprint:
-        fingerprint, announced = following.fingerprint, now
+    seq = server.seq + 1
     claims = server_claims(
-        domain, seq, key, now, following=fingerprint, directory=directory
+        server.domain, seq, key, now, following=following, directory=directory
     )
-    return Draft(key, claims, seq, upon, rollovers, announced)
+    return Draft(key, claims, seq, server.digest, server.rollovers, announced)
 
 
 def due(server: Server) -> int:
@@ -137,28 +149,22 @@ def due(server: Server) -> int:
     return server.announced + ANNOUNCED_MS if server.announced else 0
 
 
-def rollover(
-    domain: str, server: Server, held: Held, now: int
-) -> tuple[dict[str, object], Draft]:
+def rollover(server: Server, held: Held, now: int) -> tuple[dict[str, object], Draft]:
     """The claims by which the key hands over, to be signed by it, and the document
     of the next one, whose rollovers lack that last one still.
 
     :raises StoreFault: there is no next key here.
     """
+    domain = server.domain
     if held.following is None:
         raise StoreFault(f"no next key of {domain} lies here")
-    document = open_server(server.document.encode(), domain)
     claims = rollover_claims(domain, held.key.fingerprint, held.following, now)
-    seq = server.seq + 1
-    following = server_claims(
-        domain, seq, held.following, now, directory=document.directory
-    )
-    kept = server.rollovers[-(MOST_ROLLOVERS - 1) :]
-    return claims, Draft(held.following, following, seq, server.digest, kept, 0)
+    wanted = _next(server, held.following, None, opened(server).directory, 0, now)
+    return claims, replace(wanted, rollovers=server.rollovers[1 - MOST_ROLLOVERS :])
 
 
 def handed_over(domain: str, wanted: Draft, leading: str, document: str) -> Server:
-    """The record of a rotation, of what :func:`rollover` gave and was signed."""
+    """The record of a rotation: what :func:`rollover` gave, signed."""
     server = wanted.server(domain, document)
     return replace(server, rollovers=(*server.rollovers, leading))
 

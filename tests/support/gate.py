@@ -35,7 +35,6 @@ class Gate(Program):
     port: int = 0
     direct_port: int = 0
     limit_files: int = 0
-    module: str = "tests.support.gateprocess"
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     _from: int = field(default=0, init=False)
 

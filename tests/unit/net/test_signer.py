@@ -286,7 +286,7 @@ async def rotate(worker: RegistryWorker, folder: Path) -> None:
     new = serverfiles.make(folder, DOMAIN, "next.key")
     assert old is not None
     held = publishing.Held(old.public, new.public)
-    claims, following = publishing.rollover(DOMAIN, said.server, held, wall_clock())
+    claims, following = publishing.rollover(said.server, held, wall_clock())
     made = publishing.handed_over(
         DOMAIN,
         following,
