@@ -140,6 +140,13 @@ class Account:
 
     # -- own keys ------
 
+    def removed(self) -> None:
+        """The server removed the account: its keys are nobody's any more."""
+        self.identity.wipe()
+        self.token.forget_caches()
+        self._retry_at = 0
+        self._prekey_published = False
+
     def settle_own(self, asker: Session) -> None:
         """Bring the own keys and what the server publishes of them together.
 

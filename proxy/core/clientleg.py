@@ -43,7 +43,7 @@ from .streams import (
     speaks_xmpp,
     stream_condition,
 )
-from .vocabulary import Close, Ended, Incoming, Live, Send, StartTls
+from .vocabulary import Close, Ended, Incoming, Live, Register, Send, StartTls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,6 +57,7 @@ Outputs: TypeAlias = "list[ClientOutput]"
 ATTEMPTS = 3
 """So many logins may fail on one connection (RFC 6120, 6.4.5)."""
 
+REGISTRATION = "http://jabber.org/features/iq-register"
 _PROCEED = f"<proceed xmlns='{TLS}'/>".encode()
 _NO_TLS = f"<failure xmlns='{TLS}'/>".encode() + END
 _CHALLENGE = f"<challenge xmlns='{SASL}'/>".encode()
@@ -249,12 +250,30 @@ class ClientLeg:
     def _on_element(self, stanza: Stanza) -> Outputs:
         if self._awaiting is Awaiting.STANZAS:
             return self._on_live(stanza)
+        if self._registers(stanza):
+            assert self.domain is not None
+            return [Register(stanza, self.domain)]
         handler = self._negotiation.get((stanza.ns, stanza.name))
         if handler is None:
             return self._error(
                 "not-authorized", "log in first; nothing was done with what was sent"
             )
         return handler(stanza)
+
+    def _registers(self, stanza: Stanza) -> bool:
+        """XEP-0077, before login; the domain is the stream's, whoever is addressed."""
+        return (
+            self._awaiting is Awaiting.NEGOTIATION
+            and stanza.name == "iq"
+            and stanza.is_stanza
+            and stanza.type in ("get", "set")
+            and stanza.children == ("{jabber:iq:register}query",)
+        )
+
+    def early(self, data: bytes) -> Outputs:
+        """Answer a :class:`Register`, if the client still waits for that."""
+        waits = self._awaiting in (Awaiting.NEGOTIATION, Awaiting.RESPONSE)
+        return [Send(data)] if waits else []
 
     # -- stream header ------
 
@@ -288,6 +307,7 @@ class ClientLeg:
         offers = []
         if self._tls_available and not self._secure:
             offers.append(Element(f"{{{TLS}}}starttls"))
+        offers.append(Element(f"{{{REGISTRATION}}}register"))
         mechanisms = Element(f"{{{SASL}}}mechanisms")
         SubElement(mechanisms, f"{{{SASL}}}mechanism").text = "PLAIN"
         return [*offers, mechanisms]

@@ -182,7 +182,7 @@ class Departures:
             else:
                 self._not_answered(stanza)
             return
-        self._session.uplink.send(guard.instruction(stanza), kept=False)
+        self._session.uplink.instructed(stanza)
         repeats = self._session.repeats
         if repeats is not None and stanza.type in ("get", "set"):
             repeats.asked(stanza.id or "")

@@ -105,6 +105,16 @@ def own_query(query: Element) -> Cleared:
     return _bytes(query)
 
 
+def registration(query: Element) -> Cleared:
+    """A query about an account before there is a login (XEP-0077): the client's own
+    form for the server, with the key beside it."""
+    if query.tag != f"{{{classes.CLIENT}}}iq" or [one.tag for one in query] != [
+        "{jabber:iq:register}query"
+    ]:
+        raise LocalFault("not a registration")
+    return _bytes(query)
+
+
 def own_message(message: Element) -> Cleared:
     """A message of this layer's own: grants, a key request, linking."""
     return _judged(seals.check_own, message)

@@ -118,6 +118,11 @@ class Identity:
             self._fresh = DevicePrivate.generate()
         return self._fresh
 
+    def use_device(self, device: DevicePrivate) -> None:
+        """*device* was shown for an account that has none yet."""
+        if self._device is None:
+            self._fresh = device
+
     # -- making and changing ------
 
     def ensure_device(self, now: int) -> None:
@@ -148,6 +153,13 @@ class Identity:
         listed = manifest.device(self.device.public)
         active = listed is not None and listed.removed is None
         self.set_standing(Standing.READY if active else Standing.LINKING)
+
+    def wipe(self) -> None:
+        """The account is not, or no more: nothing of its own keys is kept."""
+        for name, _ in self._store.scan("own", self.account):
+            self._store.delete("own", self.account, name)
+        self._fresh = None
+        self.forget_caches()
 
     def discard(self) -> None:
         """The keys that were made here are nobody's: a gate that holds others has

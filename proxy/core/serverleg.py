@@ -52,6 +52,7 @@ from .vocabulary import (
     Send,
     StartTls,
     TooBig,
+    Unauthenticated,
 )
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class ServerLeg:
     """One connection to the server, from TCP to live stanzas.
 
     :param account: bare JID.
+    :param password: None where there is to be no login: ``Unauthenticated`` comes
+        in its place.
     :param tls: ``off`` only towards loopback.
     :param floor: strongest mechanism that this account ever used, None for none;
         keep ``sasl.stronger(floor, Authenticated.mechanism)`` for the next login.
@@ -118,7 +121,7 @@ class ServerLeg:
         self,
         *,
         account: Jid,
-        password: str,
+        password: str | None,
         tls: Literal["starttls", "direct", "off"],
         presenting: Presenting,
         floor: str | None = None,
@@ -129,7 +132,11 @@ class ServerLeg:
         self._resume = resume
         self._facts: TlsFacts | None = None
         self._presenting = presenting
-        self._login = Authentication(account, password, floor, self._who())
+        self._login = (
+            None
+            if password is None
+            else Authentication(account, password, floor, self._who())
+        )
         self._management = Management(resume, self._who())
         self._features = Element(f"{{{STREAMS}}}features")
         self._awaiting = Awaiting.CONNECTION
@@ -214,7 +221,7 @@ class ServerLeg:
         if self.over:
             return []
         self._expect(Awaiting.LOGIN)
-        return self._login.derived(salted)
+        return self._login.derived(salted) if self._login is not None else []
 
     def lost(self, fault: Fault | None) -> Outputs:
         """The connection is gone; half a stanza in the parser goes with it."""
@@ -378,10 +385,14 @@ class ServerLeg:
         return self._log_in()
 
     def _log_in(self) -> Outputs:
+        if self._login is None:
+            self._awaiting = Awaiting.STANZAS
+            return [Unauthenticated(self._features)]
         self._awaiting = Awaiting.LOGIN
         return self._login.begin(self._features, self._facts)
 
     def _on_login(self, stanza: Stanza) -> Outputs:
+        assert self._login is not None
         out = self._login.take(stanza)
         if not self._login.done:
             return out
@@ -403,6 +414,7 @@ class ServerLeg:
         return self._management.resume()
 
     def _authenticated(self) -> Outputs:
+        assert self._login is not None
         self._awaiting = Awaiting.STANZAS
         return [Authenticated(self._features, self._login.mechanism)]
 
@@ -451,7 +463,8 @@ class ServerLeg:
             return []
         silent = self._awaiting in _NO_STREAM
         self._awaiting = Awaiting.NOTHING
-        self._login.forget()
+        if self._login is not None:
+            self._login.forget()
         said: Outputs = [] if silent else [Send(farewell)]
         return [*said, Close(), Ended(fault)]
 
@@ -463,7 +476,8 @@ class ServerLeg:
     # -- small things ------
 
     def _header(self) -> Send:
-        return Send(header(to=self._account.domain, from_=str(self._account)))
+        named = str(self._account) if self._login is not None else None
+        return Send(header(to=self._account.domain, from_=named))
 
     def _who(self) -> str:
         return f"the server of {self._account.domain}"

@@ -31,6 +31,7 @@ from .departures import MOST, Departures
 from .directory import Outcome
 from .phase import NOTICES, Phase
 from .questions import Then
+from .registering import Registering
 from .repeats import Repeats
 from .senders import Resources
 from .uplink import Uplink
@@ -44,6 +45,7 @@ from .vocabulary import (
     Incoming,
     Live,
     Login,
+    Register,
     Send,
     StartTls,
     TlsFacts,
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 DRAIN = 20_000
 STOP = 3_000
 LOGIN_TIME = 60_000
+FORM_TIME = 300_000
+"""A person fills in a form of registration."""
 SAVE_EVERY = 5_000
 _TO_CLIENT = (Phase.LIVE, Phase.CUT, Phase.LINKING)
 # Logged in, and nothing was promised to the client yet.
@@ -84,6 +88,7 @@ class Session:
             stream_id=lambda: token(12).hex(),
         )
         self.uplink = Uplink(self)
+        self.registering = Registering(self)
         self._departures = Departures(self)
         self._arrivals: Arrivals | None = None
         self.repeats: Repeats | None = None
@@ -176,6 +181,9 @@ class Session:
                     self.do(ClientClose())
                 case Login():
                     self._log_in(output)
+                case Register(stanza=stanza, domain=domain):
+                    self._began = self.house.clock()
+                    self.registering.ask(stanza, domain)
                 case Live():
                     pass
                 case Incoming(stanza=stanza):
@@ -184,6 +192,7 @@ class Session:
                     self._client_left()
 
     def _log_in(self, login: Login) -> None:
+        self.registering.finish()
         self.account = self.house.account(str(Jid(login.local, login.domain, "")))
         self.uplink.log_in(login)
 
@@ -299,21 +308,30 @@ class Session:
         self.phase = Phase.OVER
         self.available = False
         self._departures.clear()
+        self.registering.finish()
         self.uplink.finish(orderly=orderly)
         self.house.left(self)
 
     # -- the server's side ------
 
+    @property
+    def _server(self) -> Registering | Uplink:
+        """Whose the connection to the server is now."""
+        return self.registering if self.registering.active else self.uplink
+
     def server_connected(self, mode: Literal["starttls", "direct", "off"]) -> None:
         """TCP to the server is there."""
-        self.uplink.connected(mode)
+        self._server.connected(mode)
 
     def server_secured(self, facts: TlsFacts, server_key: bytes | None) -> None:
         """TLS is there and the certificate was checked; SHA-256 of its key."""
-        self.uplink.secured(facts, server_key)
+        if self.registering.active:
+            self.registering.secured(facts)
+        else:
+            self.uplink.secured(facts, server_key)
 
     def server_data(self, data: bytes) -> None:
-        self.uplink.data(data)
+        self._server.data(data)
         self.drained()
 
     def derived(self, salted: bytes) -> None:
@@ -322,7 +340,7 @@ class Session:
 
     def server_lost(self, fault: Fault | None) -> None:
         """The connection is gone, or could not be made."""
-        self.uplink.lost(fault)
+        self._server.lost(fault)
 
     def receive_for(self, account: Account) -> None:
         """Messages that come on this stream are for *account*."""
@@ -376,6 +394,11 @@ class Session:
         self.to_client(data, row)
         return True
 
+    def to_client_early(self, data: bytes) -> None:
+        """An answer to what the client asked before it logged in."""
+        if not self.client_gone:
+            self._client_outputs(self.client.early(data))
+
     def to_client(self, data: bytes, row: str = "") -> None:
         if self.client_gone:
             return
@@ -424,7 +447,9 @@ class Session:
         now = self.house.clock()
         self.uplink.expire(now)
         self.uplink.recovery.go_on()
-        if self.phase is Phase.LOGIN and now - self._began > LOGIN_TIME:
+        self.registering.tick(now)
+        patience = FORM_TIME if self.registering.active else LOGIN_TIME
+        if self.phase is Phase.LOGIN and now - self._began > patience:
             self.end(EnvFault("no login in time", condition="connection-timeout"))
             return
         if self.phase in (

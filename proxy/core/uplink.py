@@ -7,6 +7,7 @@ which takes only what the guard has cleared.  Cut streams of earlier sessions ar
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, assert_never
 from xml.etree.ElementTree import Element
 
@@ -16,6 +17,7 @@ from ..wire.stanza import Cleared, Stanza
 from . import guard, sasl
 from .ledger import Ledger
 from .management import ResumePoint
+from .passwords import Passwords
 from .phase import Phase
 from .presenting import Presenting
 from .questions import Questions, Then
@@ -46,6 +48,7 @@ from .vocabulary import (
     TlsFacts,
     TooBig,
     ToServer,
+    Unauthenticated,
 )
 from .vouching import Vouching
 from .watch import Watch
@@ -73,6 +76,7 @@ class Uplink:
         self._leg: ServerLeg | None = None
         self._presenting: Presenting | None = None
         self._login: Login | None = None
+        self._passwords: Passwords | None = None
         self._questions = Questions()
         self._bind_id: str | None = None
         self._server_key: bytes | None = None
@@ -115,6 +119,7 @@ class Uplink:
     def log_in(self, login: Login) -> None:
         """Reach the server for *login*; what earlier streams left comes first."""
         self._login = login
+        self._passwords = Passwords(self.session.own.jid, login.domain)
         self.recovery.begin()
 
     def send(
@@ -358,9 +363,15 @@ class Uplink:
                 case _:
                     self._milestone(output)
 
+    def perform(self, output: ServerOutput) -> None:
+        """Bytes of a leg of this session's that is not this uplink's."""
+        if isinstance(output, Send):
+            self.session.do(ToServer(output.data))
+
     def _milestone(
         self,
         output: Authenticated
+        | Unauthenticated
         | Enabled
         | NotEnabled
         | Resumed
@@ -389,6 +400,9 @@ class Uplink:
                 self.drop(fault)
             case NotEnabled():
                 self._not_managed()
+            case Unauthenticated():
+                # asked for where nobody logs in: Registering
+                pass
             case Enabled() | Acked():
                 self._management(output)
             case _:
@@ -429,7 +443,23 @@ class Uplink:
         if self.session.phase is Phase.VOUCHING:
             self.vouching.hold(stanza)
         else:
+            self._note_change(stanza)
             self.session.from_server(stanza)
+
+    def instructed(self, stanza: Stanza) -> None:
+        """The client's presence or IQ leaves as it is."""
+        if self._passwords is not None:
+            self._passwords.sent(stanza)
+        self.send(guard.instruction(stanza), kept=False)
+
+    def _note_change(self, stanza: Stanza) -> None:
+        change = self._passwords.answered(stanza) if self._passwords else None
+        if change is None or self._login is None:
+            return
+        if change.password is not None:
+            self._login = replace(self._login, password=change.password)
+        else:
+            self.session.own.removed()
 
     def _note_gate(self) -> None:
         """What the gate's proof told is for the person, now that it is theirs."""

@@ -87,6 +87,13 @@ class Authenticated:
 
 
 @dataclass(frozen=True, slots=True)
+class Unauthenticated:
+    """The stream is secure, and a gate has proved itself; no login was asked for."""
+
+    features: Element
+
+
+@dataclass(frozen=True, slots=True)
 class Enabled:
     """XEP-0198 runs; *previd* is None where the server will not resume."""
 
@@ -140,6 +147,7 @@ ServerOutput: TypeAlias = (
     | Close
     | Derive
     | Authenticated
+    | Unauthenticated
     | Enabled
     | NotEnabled
     | Resumed
@@ -170,11 +178,21 @@ class Login:
 
 
 @dataclass(frozen=True, slots=True)
+class Register:
+    """The client asks about an account before it logs in (XEP-0077)."""
+
+    stanza: Stanza
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
 class Live:
     """The client has restarted its stream after SASL; stanzas may flow."""
 
 
-ClientOutput: TypeAlias = Send | StartTls | Close | Login | Live | Incoming | Ended
+ClientOutput: TypeAlias = (
+    Send | StartTls | Close | Login | Register | Live | Incoming | Ended
+)
 
 
 # -- effects ----------------------------------------------------------------

@@ -15,6 +15,7 @@ from proxy.core.account import Settings
 from proxy.core.vocabulary import TlsFacts
 from proxy.errors import TrustFault
 from proxy.gate.questions import (
+    Allocate,
     Answer,
     Issued,
     Linking,
@@ -22,6 +23,8 @@ from proxy.gate.questions import (
     No,
     Object,
     Refused,
+    Registered,
+    Removed,
     Resume,
     Stale,
     Streamed,
@@ -58,6 +61,9 @@ if TYPE_CHECKING:
 
 AUTH = "urn:x-tillie:auth:0"
 KEY = "urn:x-tillie:key:0"
+REGISTER = "jabber:iq:register"
+FORM = "jabber:x:data"
+FIELD = "urn:x-tillie:key:0#fingerprint"
 ERRORS = "urn:x-tillie:errors:0"
 STANZAS = "urn:ietf:params:xml:ns:xmpp-stanzas"
 
@@ -152,7 +158,12 @@ class GateLine(Line):
     def _element(self, element: Element) -> None:
         if self.over:
             return
-        if self.domain.gone:
+        registers = element.find(f"{{{REGISTER}}}query") is not None
+        if registers and not self.bare:
+            self._account(element)
+        elif registers and self._changes(element):
+            return
+        elif self.domain.gone:
             super()._element(element)
         elif element.tag.startswith(f"{{{AUTH}}}"):
             getattr(self, f"_{element.tag.partition('}')[2]}")(element)
@@ -168,6 +179,79 @@ class GateLine(Line):
             super()._element(element)
         elif element.tag.startswith(f"{{{CLIENT}}}"):
             self.world.refused.append(element)
+
+    # -- accounts ------
+
+    def _account(self, element: Element) -> None:
+        """In-band registration, before login (14.14)."""
+        query = element.find(f"{{{REGISTER}}}query")
+        assert query is not None
+        ident = element.get("id", "")
+        if element.get("type") == "get":
+            field = (
+                f"<x xmlns='{FORM}' type='form'><field type='hidden' var='FORM_TYPE'>"
+                f"<value>{REGISTER}</value></field><field var='{FIELD}'>"
+                "<required/></field></x>"
+            )
+            if self.domain.gone:
+                field = ""
+            self.send(
+                f"<iq type='result' id='{ident}'><query xmlns='{REGISTER}'>"
+                f"<username/><password/>{field}</query></iq>"
+            )
+            return
+        name = query.findtext(f"{{{REGISTER}}}username") or ""
+        manifest = query.findtext(f"{{{AUTH}}}manifest")
+        root = query.findtext(
+            f"{{{FORM}}}x/{{{FORM}}}field[@var='{FIELD}']/{{{FORM}}}value"
+        )
+        if not self.world.lose:
+            self._register(ident, f"{name}@{self.domain.name}", manifest, root)
+
+    def _register(
+        self, ident: str, jid: str, manifest: str | None, root: str | None
+    ) -> None:
+        name = jid.partition("@")[0]
+        if not self.domain.gone:
+            assert self.shown is not None
+            assert manifest is not None
+            assert root is not None
+            asked = Allocate(jid, self.shown.device, unb64(root), manifest.encode())
+            if isinstance(self._ask(asked), Refused):
+                self._no(ident, "not-acceptable")
+                return
+        done = name not in self.world.taken
+        if not self.domain.gone:
+            self._ask(Registered(jid, unb64(root or ""), done))
+        if done:
+            self.world.taken.add(name)
+            self.world.registered.append((name, False))
+        if self.world.mute:
+            return
+        if done:
+            self.send(f"<iq type='result' id='{ident}'/>")
+        else:
+            self._no(ident, "conflict")
+
+    def _no(self, ident: str, condition: str) -> None:
+        self.send(
+            f"<iq type='error' id='{ident}'><error type='cancel'>"
+            f"<{condition} xmlns='{STANZAS}'/></error></iq>"
+        )
+
+    def _changes(self, element: Element) -> bool:
+        """A password is changed or the account removed, as the test says."""
+        query = element.find(f"{{{REGISTER}}}query")
+        if query is None or not self.bare:
+            return False
+        if query.find(f"{{{REGISTER}}}remove") is not None:
+            self._ask(Removed(self.bare))
+        ident = element.get("id", "")
+        if self.world.change == "result":
+            self.send(f"<iq type='result' id='{ident}'/>")
+        else:
+            self._no(ident, "not-allowed")
+        return True
 
     def _present(self, element: Element) -> None:
         domain = self.domain
@@ -351,6 +435,11 @@ class GatedWorld(ResumingWorld):
     :ivar verdict: what every gate says instead of what it should.
     :ivar refused: stanzas that a gate did not pass.
     :ivar objections: accounts of which a device objected to a reset.
+    :ivar taken: names that cannot be registered any more.
+    :ivar registered: what was, with whether the server saw anything of a key.
+    :ivar mute: registrations are done and their answers lost; ``lose``: they are
+        not even done.
+    :ivar change: what a change of an account is answered with.
     """
 
     def __init__(self) -> None:
@@ -360,6 +449,11 @@ class GatedWorld(ResumingWorld):
         self.refused: list[Element] = []
         self.objections: list[str] = []
         self.tls13 = True
+        self.taken: set[str] = set()
+        self.registered: list[tuple[str, bool]] = []
+        self.mute = False
+        self.lose = False
+        self.change = ""
 
     def domain(self, name: str) -> Domain:
         if name not in self.domains:

@@ -18,6 +18,7 @@ from proxy.core.vocabulary import (
     Incoming,
     Live,
     Login,
+    Register,
     Send,
     StartTls,
 )
@@ -325,6 +326,17 @@ def test_a_real_stream_gone_wrong_gets_an_answer(first: bytes, condition: str) -
 # -- STARTTLS ---------------------------------------------------------------
 
 
+def test_auth_09_registration_is_handed_over_and_nothing_is_live() -> None:
+    """XEP-0077: the one thing but a login that a stranger may ask."""
+    one = greeted()
+    query = b"<iq type='set' id='1'><query xmlns='jabber:iq:register'/></iq>"
+    [asked] = one.data(query)
+    assert isinstance(asked, Register)
+    assert asked.domain == "a.test"
+    assert sent(one.early(b"<iq/>")) == b"<iq/>"
+    killed(one.data(MESSAGE), "not-authorized")
+
+
 @pytest.mark.parametrize(
     "behind",
     [
@@ -518,8 +530,12 @@ def test_condition_that_is_not_of_sasl() -> None:
             id="AUTH-09-iq-auth",
         ),
         pytest.param(
-            b"<iq type='set' id='1'><query xmlns='jabber:iq:register'/></iq>",
-            id="AUTH-09-register",
+            b"<iq type='result' id='1'><query xmlns='jabber:iq:register'/></iq>",
+            id="AUTH-09-register-result",
+        ),
+        pytest.param(
+            b"<iq type='set' id='1'><query xmlns='jabber:iq:register'/><body>x</body></iq>",
+            id="AUTH-09-register-and-more",
         ),
         pytest.param(f"<enable xmlns='{SM}'/>".encode(), id="AUTH-15-enable"),
         pytest.param(f"<response xmlns='{SASL}'/>".encode(), id="AUTH-15-response"),
