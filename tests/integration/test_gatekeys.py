@@ -11,6 +11,7 @@ from ..support.tillie import Tillie
 from ..support.waiting import until
 
 ALICE, BOB = "alice@a.test", "bob@b.test"
+REGISTER = "jabber:iq:register"
 
 
 def gated(bed: Bed, *accounts: str) -> Gate:
@@ -119,9 +120,48 @@ def test_auth_10_a_gate_with_another_key_gets_no_password(
     bed.raw(ALICE, ta.port)
     published(ta)
     gate.kill()
-    # the gate of these tests holds its keys in memory: this one has new ones
-    gate.start()
+    other = bed.gate("other")
+    ta.kill()
+    ta.servers = dict.fromkeys(bed.domains, other.port)
+    ta.start()
     with pytest.raises(RefusedError) as refused:
         bed.raw(ALICE, ta.port)
     assert "another key than before" in str(refused.value)
     assert "tillie forget a.test" in str(refused.value)
+
+
+def test_an_account_is_registered_by_a_client_that_knows_no_keys(bed: Bed) -> None:
+    bed.start(
+        require_encryption=False,
+        options="allow_registration = true\nmin_seconds_between_registrations = 0\n",
+    )
+    gate = bed.gate()
+    tillie = behind(bed, gate, "ta")
+    password, changed = bed.canaries.secret(), bed.canaries.secret()
+    client = RawClient(tillie.port, "a.test")
+    features = client.open_stream()
+    assert features.find("{http://jabber.org/features/iq-register}register") is not None
+    form = client.ask("get", f"<query xmlns='{REGISTER}'/>", seconds=20)
+    names = {one.get("var") for one in form.iter("{jabber:x:data}field")}
+    assert "urn:x-tillie:key:0#fingerprint" not in names
+    filled = f"<username>carol</username><password>{password}</password>"
+    query = f"<query xmlns='{REGISTER}'>{filled}</query>"
+    assert client.ask("set", query, seconds=20).get("type") == "result"
+    client.close()
+    assert "carol@a.test registered" in gate.errors
+    carol = RawClient(tillie.port, "a.test").login("carol@a.test", password)
+    published(tillie)
+    assert status(tillie)["gate"] is True
+    # the key of the registration is the one that is vouched for
+    assert "first key" not in gate.errors.partition("carol@a.test registered")[2]
+    filled = f"<username>carol</username><password>{changed}</password>"
+    query = f"<query xmlns='{REGISTER}'>{filled}</query>"
+    assert carol.ask("set", query, seconds=20).get("type") == "result"
+    carol.close()
+    again = RawClient(tillie.port, "a.test").login("carol@a.test", changed)
+    query = f"<query xmlns='{REGISTER}'><remove/></query>"
+    assert again.ask("set", query, seconds=20).get("type") == "result"
+    again.close()
+    # they stand in the server's account store, where passwords are not hashed
+    bed.canaries.secrets.remove(password)
+    bed.canaries.secrets.remove(changed)
