@@ -1,7 +1,8 @@
 """One account in this Tillie: its keys, contacts, lanes and streams together.
 
 Several client streams of one account share one of these.  It owns what must
-exist once: the identity, the look-ups under way, the notices.
+exist once: the identity, the look-ups under way, the notices.  How the own keys
+get to the server is ``publication``'s.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ..errors import REMOTE, TrustFault
@@ -17,13 +19,16 @@ from ..keys.manifest import Manifest
 from ..keys.store import Store
 from ..suites.entropy import token
 from . import directory, vouchers
+from .catchup import CatchUp
 from .contacts import Contact, Contacts, Finding
 from .directory import Absent, Failed, Found, Outcome
-from .identity import Identity, Standing
+from .identity import Identity
 from .inbox import Inbox
 from .owntoken import OwnToken
+from .publication import Publication
 from .ratchets import Ratchets
 from .servers import Servers
+from .unheard import Unheard
 from .writing import Reader
 
 if TYPE_CHECKING:
@@ -35,7 +40,6 @@ MOST_WAITING = 100
 MINUTE = 60_000
 DAY = 24 * 3600 * 1000
 MOST_NOTICES = 500
-RETRY_OWN = 30_000
 Settled = Callable[[], None]
 
 
@@ -90,13 +94,13 @@ class Account:
         )
         self.ratchets = Ratchets(store, self.identity)
         self.inbox = Inbox(store, jid)
+        self.unheard = Unheard(store, jid)
+        self.catch_up = CatchUp(self.identity, clock)
         self.streams: list[Session] = []
         self.in_flight: dict[str, Session] = {}
         self._lookups: dict[str, _LookUp] = {}
         self._caused: deque[int] = deque()
-        self._publisher: Session | None = None
-        self._retry_at = 0
-        self._prekey_published = False
+        self.publication = Publication(self)
         self._told: deque[tuple[str, str]] = deque(maxlen=50)
 
     def forget_caches(self) -> None:
@@ -106,6 +110,7 @@ class Account:
         self.contacts.forget_caches()
         self.ratchets.forget_caches()
         self.inbox.forget_caches()
+        self.unheard.forget_caches()
 
     def reconfigure(self, settings: Settings) -> None:
         """Policies changed; pinned contacts and words for single JIDs stay."""
@@ -138,174 +143,18 @@ class Account:
             for stream in self.streams:
                 stream.show_notice(text)
 
-    # -- own keys ------
-
     def removed(self) -> None:
         """The server removed the account: its keys are nobody's any more."""
         self.identity.wipe()
         self.token.forget_caches()
-        self._retry_at = 0
-        self._prekey_published = False
+        self.publication.removed()
 
-    def settle_own(self, asker: Session) -> None:
-        """Bring the own keys and what the server publishes of them together.
-
-        What is there is read first; a failure to read is not "nothing there".
-        """
-        if self._publisher is not None:
-            return
-        self._publisher = asker
-        self.identity.ensure_device(self.clock())
-        directory.look_up(
-            asker, self.jid, None, lambda outcome: self._own_found(asker, outcome)
-        )
-
-    def _own_found(self, asker: Session, outcome: Outcome) -> None:
-        self._publisher = None
-        match outcome:
-            case Failed(text=text):
-                self._retry_at = self.clock() + RETRY_OWN
-                self.notice(self.jid, f"the own keys could not be read: {text}")
-            case Absent():
-                self._own_absent(asker)
-            case Found():
-                self._own_there(asker, outcome)
-        for stream in list(self.streams):
-            stream.pump()
-
-    def _own_absent(self, asker: Session) -> None:
-        """Nothing is published: the first keys are made, once.
-
-        A device that has seen keys of the account makes none, whatever the
-        server says later; what it published itself, it publishes again.
-        """
-        identity = self.identity
-        if identity.standing is Standing.NEW:
-            identity.create(self.settings.label, self.clock())
-        elif identity.standing is Standing.ALARM:
-            identity.adopt(identity.manifest)
-        if identity.standing is Standing.READY:
-            self.publish(asker)
-
-    def _own_there(self, asker: Session, found: Found) -> None:
-        identity, manifest = self.identity, found.manifest
-        if not identity.has_manifest:
-            identity.set_standing(Standing.LINKING)
-            self.notice(
-                self.jid,
-                f"{self.jid} has keys on another device already; run tillie link "
-                "there, and tillie link CODE here",
-            )
-            return
-        own = identity.manifest
-        if manifest.root.fingerprint != own.root.fingerprint:
-            identity.set_standing(Standing.ALARM)
-            self.notice(
-                self.jid,
-                f"somebody published other keys for {self.jid}; nothing was "
-                "overwritten, and nothing is sent until this is cleared up",
-            )
-            return
-        if identity.standing is Standing.ALARM:
-            identity.adopt(own)
-        if manifest.seq > own.seq:
-            self._adopt_newer(own, manifest)
-        elif manifest.seq == own.seq and manifest.digest != own.digest:
-            self.notice(
-                self.jid,
-                "two lists of the own devices with one number exist; the one here "
-                "stays, and the next change settles it",
-            )
-        if identity.standing is not Standing.READY:
-            return
-        token, _ = self.token.for_record(identity.manifest)
-        if manifest.seq < identity.manifest.seq or found.token != token:
-            self.publish(asker)
-        else:
-            self.publish_prekey(asker)
-
-    def _adopt_newer(self, own: Manifest, manifest: Manifest) -> None:
-        """Another own device changed the list under the same root."""
-        known = {device.public for device in own.active}
-        self.identity.adopt(manifest)
-        self._devices_changed(known)
-
-    def _devices_changed(self, known: set[bytes]) -> None:
-        for device in self.identity.manifest.active:
-            if device.public not in known:
-                self.ratchets.note_joined(device.public)
-        self.ratchets.rotate_all()
-
-    def take_newer(self, manifest: Manifest) -> None:
-        """The gate holds a newer *manifest* of the own account (14.9).
-
-        :raises TrustFault: it is not of the own root, or an older one.
-        """
-        own = self.identity.manifest
-        if manifest.root.fingerprint != own.root.fingerprint:
-            raise TrustFault("the gate holds keys of this account that are not its own")
-        if manifest.seq < own.seq or manifest.digest == own.digest:
-            raise TrustFault("the gate holds an older list of the account's devices")
-        known = {device.public for device in own.active}
-        self.identity.rebase(manifest, self.clock())
-        self._devices_changed(known)
-
-    def publish(self, asker: Session) -> None:
-        """What changed is vouched for first, where there is a gate (14.9)."""
-        asker.vouch(lambda: self.publish_record(asker))
-
-    def publish_record(self, asker: Session) -> None:
-        """The manifest, then the prekey: a contact never sees a device that it
-        could not write to for longer than that takes."""
-        manifest = self.identity.manifest
-        item = directory.record_item(manifest, *self.token.for_record(manifest))
-
-        def done(condition: str) -> None:
-            if condition:
-                self._not_taken("keys", condition)
-            else:
-                self.publish_prekey(asker)
-
-        directory.publish(asker, directory.KEY, item, done)
-
-    def publish_prekey(self, asker: Session) -> None:
-        """The newest prekey as this device's own item; others' are untouched."""
-        self.identity.rotate_prekey(self.clock())
-        prekey = self.identity.public_prekey()
-        item = directory.prekey_item(prekey, self.identity.device.id.hex())
-
-        def done(condition: str) -> None:
-            self._prekey_published = not condition
-            if condition:
-                self._not_taken("prekey", condition)
-
-        directory.publish(asker, directory.PREKEY, item, done)
-
-    def _not_taken(self, what: str, condition: str) -> None:
-        self._retry_at = self.clock() + RETRY_OWN
-        if condition != directory.NO_ANSWER:
-            self.notice(self.jid, f"the server did not take the {what}: {condition}")
-
-    @property
-    def published(self) -> bool:
-        """Whether the server took this device's prekey on a stream since start."""
-        return self._prekey_published
-
-    def remove_prekey(self, asker: Session, item_id: str) -> None:
-        """A removed device's prekey goes from the own node (I15)."""
-        directory.retract(asker, directory.PREKEY, item_id, lambda _: None)
+    # -- time ------
 
     def tick(self, asker: Session, now: int) -> None:
         """What time alone brings about: retries, new prekeys, old lanes."""
-        if self._retry_at and now >= self._retry_at:
-            self._retry_at = 0
-            self.settle_own(asker)
-        elif (
-            self.identity.ready
-            and self._prekey_published
-            and self.identity.rotate_prekey(now)
-        ):
-            self.publish_prekey(asker)
+        self.publication.tick(asker, now)
+        self.catch_up.tick(asker, now)
         self._prune(now)
 
     def _prune(self, now: int) -> None:
@@ -314,7 +163,22 @@ class Account:
         if now - last >= DAY:
             self.store.put("own", self.jid, "pruned", now.to_bytes(8, "big"))
             self.ratchets.prune(now)
-            self.inbox.prune(now)
+            self.inbox.prune(now, self.identity.oldest_prekey())
+            self._tell_unheard(now)
+
+    def _tell_unheard(self, now: int) -> None:
+        """Who may never have read what was written to it is told of, once (I25)."""
+        for peer, since in self.unheard.overdue(now):
+            contact = self.contacts.get(peer)
+            if contact is None or contact.manifest.retired:
+                continue
+            day = datetime.fromtimestamp(since // 1000, UTC).strftime("%Y-%m-%d")
+            self.notice(
+                peer,
+                f"nothing that {peer} sealed has come since you wrote there on {day}, "
+                "not even a receipt: it may never have been read; ask in another way "
+                "whether Tillie is still in use there",
+            )
 
     # -- contacts ------
 
@@ -367,8 +231,8 @@ class Account:
         for jid, look_up in list(self._lookups.items()):
             if look_up.asker is session:
                 del self._lookups[jid]
-        if self._publisher is session:
-            self._publisher = None
+        self.publication.left(session)
+        self.catch_up.left(session)
 
     def _looked_up(self, jid: str, outcome: Outcome) -> None:
         now = self.clock()

@@ -315,13 +315,13 @@ class Arrivals:
             answer = link.requested(child, str(sender))
             if answer is not None:
                 if link.added:
-                    self._account.publish(self._session)
+                    self._account.publication.publish(self._session)
                 self._session.send_own(answer, kept=False)
         elif child.tag == linking.ANSWER and link.answered(child):
             if self._session.phase is Phase.LINKING:
                 self._session.uplink.vouching.linked()
                 return
-            self._account.publish_prekey(self._session)
+            self._account.publication.publish_prekey(self._session)
             for stream in self._account.streams:
                 stream.pump()
 

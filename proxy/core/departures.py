@@ -186,8 +186,10 @@ class Departures:
         repeats = self._session.repeats
         if repeats is not None and stanza.type in ("get", "set"):
             repeats.asked(stanza.id or "")
-        if stanza.name == "presence" and not stanza.to and stanza.type is None:
-            self._session.now_available()
+        if stanza.name == "presence" and not stanza.to:
+            self._session.own.catch_up.presence(self._session, stanza)
+            if stanza.type is None:
+                self._session.now_available()
 
     def _content_query(self, stanza: Stanza) -> None:
         """Files and calls are not sealed yet: by permit only (ENC-03)."""

@@ -169,7 +169,7 @@ def take_beside(
     account: Account, stanza: Stanza, granter: str, *, retry: bool = False
 ) -> tuple[NeedContact | None, bool]:
     """The grants of a message, beside a seal or alone; see :func:`take_from`."""
-    if not account.identity.ready:
+    if not account.identity.can_read:
         return None, False
     message = stanza.tree()
     grants = message.find(GRANTS)

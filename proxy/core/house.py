@@ -205,13 +205,14 @@ class House:
             self._forget_false_keys(account)
         account.contacts.forget(jid)
         account.ratchets.rotate(jid)
+        account.unheard.heard(jid)
 
     def _forget_false_keys(self, account: Account) -> None:
         """The person's word that the own keys here are the right ones."""
         if account.identity.standing is Standing.ALARM:
             account.identity.adopt(account.identity.manifest)
             for stream in account.streams[:1]:
-                account.publish(stream)
+                account.publication.publish(stream)
 
     def _account_status(self, account: Account) -> dict[str, object]:
         connected = [one for one in account.streams if one.phase is Phase.LIVE]
@@ -223,7 +224,7 @@ class House:
             "gate": account.token.gated,
             "token_expires": _time(token.expires) if token is not None else None,
             "state": identity.standing.name.lower(),
-            "published": account.published,
+            "published": account.publication.published,
             "fingerprint": (
                 identity.manifest.root.people() if identity.has_manifest else None
             ),
@@ -281,8 +282,8 @@ class House:
         identity.remove_device(device.id, self.clock())
         account.ratchets.rotate_all()
         for stream in account.streams[:1]:
-            account.publish(stream)
-            account.remove_prekey(stream, device.id.hex())
+            account.publication.publish(stream)
+            account.publication.remove_prekey(stream, device.id.hex())
         return device.id.hex()
 
     def _rename(
@@ -292,7 +293,7 @@ class House:
         device = self._device(account, str(wanted or own))
         account.identity.rename_device(device.id, label, self.clock())
         for stream in account.streams[:1]:
-            account.publish(stream)
+            account.publication.publish(stream)
         return {"id": device.id.hex(), "name": label}
 
     def _link(self, args: Mapping[str, object], reply: Reply) -> None:

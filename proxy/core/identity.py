@@ -76,8 +76,10 @@ class Identity:
 
     @property
     def can_read(self) -> bool:
-        """Whether keys that were granted here still count: also while somebody
-        else's keys stand in the server's record."""
+        """Whether keys that were granted here count: also while somebody else's
+        keys stand in the server's record, and before ours are seen to."""
+        if self._standing is Standing.NEW:
+            return self._manifest is not None
         return self._standing in (Standing.READY, Standing.ALARM)
 
     @property
@@ -132,9 +134,11 @@ class Identity:
             self._put("device", self._device.to_bytes())
             self._new_prekey(1, now)
 
-    def create(self, label: str, now: int) -> Manifest:
+    def create(self, label: str, now: int, *, sure: bool = True) -> Manifest:
         """The account's root and first manifest; once.
 
+        :param sure: nobody else makes them at the same time, as where a gate judges;
+            otherwise they count from :meth:`adopt` on.
         :raises LocalFault: there is a root already.
         """
         if self._root is not None or self._manifest is not None:
@@ -143,13 +147,25 @@ class Identity:
         self._root = RootPrivate.generate()
         self._put("root", self._root.to_bytes())
         manifest = first_manifest(self.account, self._root, self.device, label, now)
-        self.adopt(manifest)
+        if sure:
+            self.adopt(manifest)
+        else:
+            self._keep(manifest)
         return manifest
 
+    def _drop_root(self) -> None:
+        self._root = None
+        self._store.delete("own", self.account, "root")
+
     def adopt(self, manifest: Manifest) -> None:
-        """Take *manifest*, which the caller has judged, as the account's own."""
-        self._manifest = manifest
-        self._put("manifest", manifest.document.encode())
+        """Take *manifest*, which the caller has judged, as the account's own.
+
+        Where it is another root's, by a person's word (a link code), the one here
+        has nothing to sign any more.
+        """
+        if self._root is not None and self._root.public != manifest.root:
+            self._drop_root()
+        self._keep(manifest)
         listed = manifest.device(self.device.public)
         active = listed is not None and listed.removed is None
         self.set_standing(Standing.READY if active else Standing.LINKING)
@@ -162,11 +178,11 @@ class Identity:
         self.forget_caches()
 
     def discard(self) -> None:
-        """The keys that were made here are nobody's: a gate that holds others has
-        refused them, and they were shown to nobody else."""
-        for name in ("root", "manifest"):
-            self._store.delete("own", self.account, name)
-        self.forget_caches()
+        """The keys that were made here are nobody's, and never did anything: another
+        device was faster, or a gate that holds others has refused them."""
+        self._drop_root()
+        self._manifest = None
+        self._store.delete("own", self.account, "manifest")
         self.set_standing(Standing.LINKING)
 
     def rebase(self, newer: Manifest, now: int) -> None:
@@ -185,6 +201,10 @@ class Identity:
                 self.add_device(device.public, device.signature, device.label, now)
             elif listed is not None and device.removed and not listed.removed:
                 self.remove_device(device.id, now)
+
+    def _keep(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._put("manifest", manifest.document.encode())
 
     def set_standing(self, standing: Standing) -> None:
         if standing is not self._standing:
@@ -237,23 +257,35 @@ class Identity:
         return int.from_bytes(self._get("prekey") or b"\0", "big")
 
     def rotate_prekey(self, now: int) -> bool:
-        """A new prekey after 48 h; whether there is one to publish.
-
-        Superseded ones go 30 days later (I11); a clock that was set back only
-        keeps them longer.
-        """
+        """A new prekey after 48 h; whether there is one to publish."""
         number = self.prekey_number
         record = self._get(f"prekey/{number:010d}")
         made = int.from_bytes((record or b"")[:8], "big")
         if record is not None and now - made < PREKEY_LIFE:
             return False
         self._new_prekey(number + 1, now)
-        rows = self._store.scan("own", self.account, "prekey/")
-        for (key, _), (_, successor) in pairwise(rows):
-            superseded = int.from_bytes(successor[:8], "big")
-            if now - superseded > PREKEY_KEPT:
-                self._store.delete("own", self.account, key)
         return True
+
+    def outdated_prekeys(self, now: int) -> list[str]:
+        """The rows of private prekeys superseded over 30 days ago (I11); a clock
+        that was set back only keeps them longer."""
+        rows = self._store.scan("own", self.account, "prekey/")
+        return [
+            key
+            for (key, _), (_, successor) in pairwise(rows)
+            if now - int.from_bytes(successor[:8], "big") > PREKEY_KEPT
+        ]
+
+    def oldest_prekey(self) -> int:
+        """When the oldest private prekey that is here was made."""
+        rows = self._store.scan("own", self.account, "prekey/")
+        return min((int.from_bytes(row[:8], "big") for _, row in rows), default=0)
+
+    def drop_prekeys(self, now: int) -> None:
+        """Delete them: what was sealed to them and lay at the server has come."""
+        for key in self.outdated_prekeys(now):
+            self._store.delete("own", self.account, key)
+        self._prekeys = {}
 
     def prekey(self, number: int) -> PrekeyPrivate | None:
         """The private prekey *number*, or None when it is gone."""

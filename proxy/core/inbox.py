@@ -16,6 +16,7 @@ HELD_PER_PEER = 200
 HELD_IN_ALL = 2_000
 HELD_BYTES = 32 * 1024 * 1024
 SEEN_FOR = 90 * 24 * 3600 * 1000
+GRANTED_FOR = 14 * 24 * 3600 * 1000
 HELD_FOR = 30_000
 KEPT_LATE = 14 * 24 * 3600 * 1000
 
@@ -146,11 +147,15 @@ class Inbox:
             or sum(len(one.data) for one in held) >= HELD_BYTES
         )
 
-    def prune(self, now: int) -> None:
-        """Forget what was seen longer ago than lanes are kept: it cannot be
-        opened again either."""
+    def prune(self, now: int, oldest: int) -> None:
+        """Forget what cannot be opened again: its lane is gone, and so are the
+        prekeys that this could be granted to, which its owner does for 8 days.
+
+        :param oldest: when the oldest private prekey that is here was made.
+        """
+        until = min(now - SEEN_FOR, oldest - GRANTED_FOR)
         for name, record in self._store.scan("seen", self._account):
-            if now - int.from_bytes(record[:8], "big") > SEEN_FOR:
+            if int.from_bytes(record[:8], "big") < until:
                 self._store.delete("seen", self._account, name)
 
 

@@ -18,7 +18,7 @@ from . import vouchers
 from .account import Account
 from .contacts import Contact
 from .grants import GRANTS, take_from
-from .reading import UnknownLane
+from .reading import UnknownLane, Unsealed
 from .verdicts import Deliver, Drop, NeedContact, NeedKey, Place, Verdict
 
 SEALS = (f"{{{classes.SEAL}}}encrypted", f"{{{classes.SEAL}}}transient")
@@ -57,10 +57,7 @@ def open_seal(
     if need is not None:
         return need
     if not place.archive:
-        account.ratchets.commit(unsealed)
-        if place.sender != account.jid:
-            account.ratchets.heard(place.sender)
-            vouchers.heard(account, place.sender, inside.token)
+        _keep(account, unsealed, inside, place.sender)
     restored = envelope.restore(inside, dict(message.attrib))
     marks.defuse(restored)
     restored.extend(_server_made(account, message))
@@ -70,6 +67,20 @@ def open_seal(
     live = not place.archive and place.sender != account.jid
     used = header if live and header.n < unsealed.lane.top.n else None
     return Deliver(restored, key, unsealed.digest, used)
+
+
+def _keep(
+    account: Account, unsealed: Unsealed, inside: envelope.Envelope, sender: str
+) -> None:
+    """What an opened message changes: the place in its lane, signs of its sender."""
+    account.ratchets.commit(unsealed)
+    if sender == account.jid:
+        return
+    account.ratchets.heard(sender)
+    vouchers.heard(account, sender, inside.token)
+    if unsealed.header.n >= unsealed.lane.top.n:
+        # no repetition by a server
+        account.unheard.heard(sender)
 
 
 def _payload(seal: Element) -> bytes:

@@ -394,6 +394,8 @@ def _sealed(
             f"not sent: the message is too large to seal ({len(plaintext)} bytes "
             f"with its padding; {LARGEST_PLAIN} fit)",
         )
+    if contact is not None:
+        account.unheard.sent(peer, account.clock())
     ratchets = account.ratchets
     everyone = readers + account.own_readers()
     lane = ratchets.ready(peer, account.audience(contact), everyone, account.clock())

@@ -516,7 +516,7 @@ class Uplink:
         if self._leg is not None:
             self._outputs(self._leg.enable())
         send_left_over(self, self.session.own, self.recovery.taken())
-        self.session.own.settle_own(self.session)
+        self.session.own.publication.settle(self.session)
         self.session.pump()
 
     # -- the end, and after it ------

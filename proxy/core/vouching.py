@@ -156,7 +156,7 @@ class Vouching:
         elif self._result is not None:
             self._admit()
         elif before is None or before.document != token.document:
-            account.publish_record(self._session)
+            account.publication.publish_record(self._session)
         self._go_on()
 
     def _admit(self) -> None:
@@ -182,7 +182,7 @@ class Vouching:
 
     def _stale(self, manifest: Manifest) -> None:
         account = self._session.own
-        account.take_newer(manifest)
+        account.publication.take_newer(manifest)
         self._vouch(account.identity.manifest, sent=True)
 
     # -- linking ------

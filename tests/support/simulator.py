@@ -48,6 +48,7 @@ BODY = f"{{{CLIENT}}}body"
 SEALS = (f"{{{SEAL}}}encrypted", f"{{{SEAL}}}transient")
 PAYLOAD = f"{{{SEAL}}}payload"
 GRANTS = f"{{{LANE}}}grants"
+GRANT = f"{{{LANE}}}grant"
 KEYREQ = f"{{{LANE}}}keyreq"
 NO = f"{{{LANE}}}no"
 ROTATE = f"{{{LANE}}}rotate"

@@ -153,7 +153,7 @@ def test_rel_14_a_failed_commit_sends_nothing_and_loses_nothing() -> None:
             wrong.append(f"commit {nth}: {bob.bodies} arrived")
         if client.bodies[-1:] != [f"back {nth}"]:
             wrong.append(f"commit {nth}: alice cannot read any more")
-        if not faulty.a.account(ALICE).published:
+        if not faulty.a.account(ALICE).publication.published:
             wrong.append(f"commit {nth}: the keys are not published")
     assert not wrong
     assert nth > 6

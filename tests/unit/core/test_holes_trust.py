@@ -10,6 +10,7 @@ import pytest
 from proxy.core.account import Account
 from proxy.core.directory import KEY
 from proxy.core.identity import Standing
+from proxy.core.publication import RETRY
 from proxy.errors import TrustFault
 from proxy.suites import lanes
 from proxy.suites.fields import b64
@@ -135,6 +136,7 @@ def test_no_second_root_where_keys_were_seen_once(restarted: bool) -> None:
     the device that was not linked made a second root and published it."""
     world = World()
     world.login(world.tillie(), ALICE)
+    world.wait(RETRY + 1_000)
     second, client = not_linked(world)
     before = dict(world.pep[ALICE, KEY])
     del world.pep[ALICE, KEY]
@@ -248,6 +250,7 @@ def test_i19_linked_device_does_not_get_what_was_written_before() -> None:
 def test_forged_request_of_a_known_device_causes_no_look_up() -> None:
     """Each of 20 forged requests cost two questions; the signature is looked at first."""
     c = couple()
+    c.world.wait(RETRY + 1_000)
     bob = c.b.account(BOB)
     since = len(c.alice.upstream.stanzas)
     lane = bytes(16)
@@ -265,6 +268,7 @@ def test_forged_request_of_a_known_device_causes_no_look_up() -> None:
 def test_requests_of_many_strangers_cause_a_bounded_number_of_look_ups() -> None:
     """One made-up address each: at most 30 a minute, whoever they say they are."""
     c = couple()
+    c.world.wait(RETRY + 1_000)
     since = len(c.alice.upstream.stanzas)
     stranger, _ = impostor("x@evil.test")
     for at in range(100):

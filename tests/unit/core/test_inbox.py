@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from proxy.core.inbox import (
+    GRANTED_FOR,
     HELD_BYTES,
     HELD_IN_ALL,
     HELD_PER_PEER,
@@ -242,6 +243,18 @@ def test_enc_12_what_was_seen_is_forgotten_after_its_time_only(
     with store.transaction():
         inbox.fresh("old", HASH, DESK, NOW, NOW)
         inbox.fresh("new", HASH, DESK, NOW, NOW + 5)
-        inbox.prune(NOW + SEEN_FOR + 3)
+        inbox.prune(NOW + SEEN_FOR + 3, NOW + SEEN_FOR)
         assert not inbox.fresh("new", HASH, DESK, NOW, NOW + SEEN_FOR + 3)
         assert inbox.fresh("old", HASH, DESK, NOW, NOW + SEEN_FOR + 3)
+
+
+def test_enc_12_what_was_seen_is_known_as_long_as_a_prekey_could_open_it(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    with store.transaction():
+        inbox.fresh("old", HASH, DESK, NOW, NOW)
+        later = NOW + 2 * SEEN_FOR
+        inbox.prune(later, NOW + GRANTED_FOR)
+        assert not inbox.fresh("old", HASH, DESK, NOW, later)
+        inbox.prune(later, NOW + GRANTED_FOR + 1)
+        assert inbox.fresh("old", HASH, DESK, NOW, later)

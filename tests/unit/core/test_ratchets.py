@@ -375,23 +375,44 @@ def test_i11_prekeys_rotate_every_two_days(alice: Side) -> None:
     assert not rotated(alice, NOW)
 
 
+def dropped(side: Side, now: int) -> None:
+    with side.store.transaction():
+        side.identity.drop_prekeys(now)
+
+
 def test_i11_private_prekey_is_kept_thirty_days_after_it_was_superseded(
     alice: Side,
 ) -> None:
     """I11: offline for two months, then online: the old one still opens mail."""
     assert rotated(alice, NOW + 60 * DAY)
-    for days in range(62, 88, 2):
+    for days in range(62, 92, 2):
         assert rotated(alice, NOW + days * DAY)
-    assert alice.identity.prekey(1) is not None
+        dropped(alice, NOW + days * DAY)
+        assert alice.identity.prekey(1) is not None
+    dropped(alice, NOW + 90 * DAY + 1)
+    assert alice.identity.prekey(1) is None
+    assert alice.identity.prekey(2) is not None
 
 
 def test_i11_superseded_prekeys_go_in_the_end(alice: Side) -> None:
     for days in range(2, 100, 2):
         assert rotated(alice, NOW + days * DAY)
+        dropped(alice, NOW + days * DAY)
     assert alice.identity.prekey(1) is None
     assert alice.identity.prekey(alice.identity.prekey_number) is not None
     kept = alice.store.scan("own", ALICE, "prekey/")
     assert len(kept) <= 20
+
+
+def test_i11_time_alone_deletes_no_prekey(alice: Side) -> None:
+    for days in range(2, 400, 2):
+        assert rotated(alice, NOW + days * DAY)
+    assert alice.identity.prekey(1) is not None
+
+
+def test_i11_the_newest_prekey_stays_however_old(alice: Side) -> None:
+    dropped(alice, NOW + 1000 * DAY)
+    assert alice.identity.prekey(1) is not None
 
 
 def test_i11_rotation_survives_a_restart(alice: Side) -> None:
