@@ -64,6 +64,7 @@ class Vouching:
         self._until = 0
         self._again_at = 0
         self._pause = AGAIN
+        self._distrusted = False
 
     @property
     def _now(self) -> int:
@@ -146,7 +147,17 @@ class Vouching:
             raise PeerFault("the gate vouched for keys that it was not shown")
         document = stanza.tree().findtext(f"{{{AUTH}}}token") or ""
         before = account.token.current
-        token = account.token.take(document, self._offered, self._now)
+        try:
+            token = account.token.take(document, self._offered, self._now)
+        except TrustFault:
+            if self._session.phase is not Phase.LIVE or self._distrusted:
+                raise
+            # the domain's key may have changed under the open stream: come back,
+            # and have the gate prove itself anew
+            self._distrusted = True
+            self._uplink.drop(EnvFault("the gate signs with another key than before"))
+            return
+        self._distrusted = False
         self._tries, self._pause = 0, AGAIN
         self._again_at = self._now + AGAIN
         self._awaiting = Awaiting.NOTHING

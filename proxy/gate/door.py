@@ -152,7 +152,7 @@ class Door:
             if proof is None or server is None:
                 line.end("resource-constraint", names.LATER)
                 return
-            line.shown = shown
+            line.shown, line.server = shown, server
             line.note("presented")
             line.to_client(_presented(time, proof, server, rollovers, known))
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from ..core.streams import header
 from ..keys.handshake import Channel, Presentation
+from ..keys.servers import ServerDocument
 from ..wire.stanza import Stanza, stream_error
 from .between import Outcome
 from .effects import (
@@ -63,6 +64,7 @@ class Line:
     :ivar domain: what its header names, prepared; empty before.
     :ivar channel: what a presentation is bound to; None before TLS.
     :ivar shown: the device that was presented (14.3).
+    :ivar server: the domain's document when that was.
     :ivar jid: what the server named: the full JID as bound, as it wrote it.
     :ivar account: its bare JID, prepared.
     :ivar root: fingerprint of the root that was vouched for.
@@ -79,6 +81,7 @@ class Line:
         self.domain = ""
         self.channel: Channel | None = None
         self.shown: Presentation | None = None
+        self.server: ServerDocument | None = None
         self.jid = ""
         self.account = ""
         self.root: bytes | None = None

@@ -110,15 +110,25 @@ class Lookups:
         def settled(token: str | Fault) -> Effects:
             if isinstance(token, str):
                 return then(_with_token(record, token))
-            if record.token and record.expires > self._clock():
+            in_time = record.expires > self._clock()
+            if record.token and in_time and self._counts(record):
                 # a day old or more, and still good
                 return then(_with_token(record, record.token))
             return then(token)
 
         fresh = record.expires - self._clock() > tokens.TOKEN_MS - DAY_MS
-        if record.token and fresh:
+        if record.token and fresh and self._counts(record):
             return settled(record.token)
         return self._once("token", record.account, settled, lambda: self._renew(record))
+
+    def _counts(self, record: Record) -> bool:
+        """Not where it was signed before the domain's key was changed."""
+        try:
+            keys = self._shown().document.keys
+            tokens.open_token(record.token.encode(), record.account, keys)
+        except Fault:
+            return False
+        return True
 
     def _renew(self, record: Record) -> Effects:
         """A token for the same manifest; the registry keeps it before it is shown."""

@@ -12,7 +12,7 @@ from ..errors import PeerFault, TrustFault
 from ..keys.handshake import objection_statement, vouch_statement
 from ..keys.identity import check_device_signature
 from ..keys.manifest import Manifest, open_manifest
-from ..keys.tokens import TOKEN_MS, TYP, token_claims
+from ..keys.tokens import TOKEN_MS, TYP, open_token, token_claims
 from ..suites.entropy import token as random_bytes
 from ..suites.fields import unb64
 from . import names
@@ -163,7 +163,7 @@ class Vouching:
         others = tuple(one for one in vouched.removed if one != line.shown.device)
         if others:
             line.effects.append(Revoke(line.account, others))
-        if vouched.token:
+        if vouched.token and self._counts(vouched.token):
             self._admit(vouched, vouched.token)
             return
         # the registry has verified it in the transaction that put it into force
@@ -178,6 +178,16 @@ class Vouching:
                 self._issue(vouched, manifest, token, now)
 
         line.sign(TYP, claims, signed, hold=not self._open)
+
+    def _counts(self, token: str) -> bool:
+        """Not where it was signed before the domain's key was changed."""
+        line = self._line
+        assert line.server is not None
+        try:
+            open_token(token.encode(), line.account, line.server.keys)
+        except (PeerFault, TrustFault):
+            return False
+        return True
 
     def _issue(
         self, vouched: Vouched, manifest: Manifest, token: str, now: int

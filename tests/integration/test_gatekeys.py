@@ -165,3 +165,22 @@ def test_an_account_is_registered_by_a_client_that_knows_no_keys(bed: Bed) -> No
     # they stand in the server's account store, where passwords are not hashed
     bed.canaries.secrets.remove(password)
     bed.canaries.secrets.remove(changed)
+
+
+def test_a_gates_next_key_is_followed(two: tuple[Bed, Gate, Tillie, Tillie]) -> None:
+    """Also by tokens: one that the old key signed would not count any more."""
+    bed, gate, ta, tb = two
+    alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
+    published(ta)
+    published(tb)
+    say(bed, alice, BOB, bob)
+    alice.close()
+    for domain in bed.domains:
+        done = gate.command("gate", "rotate", "--now", "--domain", domain)
+        assert done.returncode == 0, done.stderr
+    gate.kill()
+    gate.start()
+    again = bed.raw(ALICE, ta.port)
+    say(bed, bob, ALICE, again)
+    texts = [one["text"] for one in ta.json("notices")]
+    assert any("a.test changed its key" in one for one in texts)

@@ -27,6 +27,7 @@ class Program:
     """
 
     folder: Path
+    state: Path
     environment: Mapping[str, str]
     module = "proxy"
     limit_files = 0
@@ -113,6 +114,21 @@ class Program:
                 f"it runs on {seconds:g} s after {how.name}\n{self.errors[-3000:]}"
             ) from None
 
+    def command(
+        self, *arguments: str, given: str = "", seconds: float = 30
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command such as `contacts` against this state folder."""
+        return subprocess.run(
+            [sys.executable, "-m", "proxy", *arguments, "--state", str(self.state)],
+            input=given,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=self._environment(),
+            timeout=seconds,
+            check=False,
+        )
+
 
 @dataclass
 class Tillie(Program):
@@ -167,21 +183,6 @@ class Tillie(Program):
         """Kill it and start it with the same state and port."""
         self.kill()
         return self.start()
-
-    def command(
-        self, *arguments: str, given: str = "", seconds: float = 30
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command such as `contacts` against this state folder."""
-        return subprocess.run(
-            [sys.executable, "-m", "proxy", *arguments, "--state", str(self.state)],
-            input=given,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=self._environment(),
-            timeout=seconds,
-            check=False,
-        )
 
     def json(self, *arguments: str) -> Any:
         """Run a command with --json, which must succeed, and return its answer."""

@@ -629,3 +629,19 @@ def test_dir_01_a_token_about_somebody_else_does_not_count(what: str) -> None:
     bob.close()
     alice.say(BOB, "hello")
     assert rows(a)[0]["level"] == "seen"
+
+
+def test_a_gates_key_that_changes_under_an_open_stream_is_followed() -> None:
+    """The new token is by a key that was not proved here yet: the stream comes back,
+    the gate proves itself, and the client notices nothing."""
+    world, a, alice, _, bob = friends()
+    world.domain(A).roll_over()
+    world.now += 6 * DAY
+    world.wait(70_000)
+    token = a.account(ALICE).token.current
+    assert token is not None
+    assert token.expires > world.now + 6 * DAY
+    assert a.house.servers.pin(A).held.keys == world.domain(A).key.public  # type: ignore[union-attr]
+    assert not alice.closed
+    alice.say(BOB, "on the same stream")
+    assert bob.bodies[-1] == "on the same stream"
