@@ -14,7 +14,7 @@ from ..errors import LocalFault, PeerFault, TrustFault
 from ..wire import tree
 from ..wire.jid import Jid
 from ..wire.stanza import Stanza, error_reply
-from . import guard, outbound
+from . import guard, outbound, verdicts
 from .phase import LOCAL_DOMAIN, Phase
 from .questions import PING
 from .vouching import LINK
@@ -102,7 +102,7 @@ class Departures:
         except (TrustFault, LocalFault) as fault:
             # the guard refused what a rule let through: it stays here
             text = f"not sent: {fault.text}"
-            self._refuse(stanza, outbound.Return("policy-violation", text))
+            self._refuse(stanza, verdicts.Return("policy-violation", text))
         return True
 
     def _unbound(self, stanza: Stanza) -> None:
@@ -122,7 +122,7 @@ class Departures:
             self._unlinked_presence(stanza)
         elif stanza.is_stanza:
             text = f"not sent: {outbound.not_linked(session.own.jid)}"
-            self._refuse(stanza, outbound.Return("not-authorized", text, LINK))
+            self._refuse(stanza, verdicts.Return("not-authorized", text, LINK))
 
     def _unlinked_presence(self, stanza: Stanza) -> None:
         session = self._session
@@ -198,13 +198,13 @@ class Departures:
         if account.contacts.policy(peer) != "clear":
             text = "not sent: files and calls are not sealed yet"
             hint = f"to allow them unencrypted: tillie allow {peer}"
-            self._refuse(stanza, outbound.Return("policy-violation", text, hint))
+            self._refuse(stanza, verdicts.Return("policy-violation", text, hint))
             return
         try:
             permit = account.contacts.permit(peer)
         except TrustFault as fault:
             text = f"not sent: files and calls are not sealed yet, and {fault.text}"
-            self._refuse(stanza, outbound.Return(fault.condition, text))
+            self._refuse(stanza, verdicts.Return(fault.condition, text))
             return
         self._session.uplink.send(guard.permitted(stanza, permit), kept=False)
 
@@ -226,23 +226,23 @@ class Departures:
         verdict = outbound.decide(account, stanza, since)
         late = session.house.clock() - since >= HOLD
         match verdict:
-            case outbound.Go():
+            case verdicts.Go():
                 self._go(stanza, verdict)
-            case outbound.Return():
+            case verdicts.Return():
                 self._refuse(stanza, verdict)
-            case outbound.LookUp(jid=jid) if late:
+            case verdicts.LookUp(jid=jid) if late:
                 self._too_late(stanza, f"the keys of {jid} did not come in time")
-            case outbound.Wait(text=text) if late:
+            case verdicts.Wait(text=text) if late:
                 self._too_late(stanza, text)
-            case outbound.LookUp(jid=jid):
+            case verdicts.LookUp(jid=jid):
                 if not account.looking_up(jid):
                     account.look_up(session, jid, session.pump)
                 return False
-            case outbound.Wait():
+            case verdicts.Wait():
                 return False
         return True
 
-    def _go(self, stanza: Stanza, verdict: outbound.Go) -> None:
+    def _go(self, stanza: Stanza, verdict: verdicts.Go) -> None:
         session = self._session
         for cleared in verdict.stanzas:
             session.uplink.send(cleared, kept=verdict.kept, clear_to=verdict.clear_to)
@@ -250,10 +250,10 @@ class Departures:
             session.repeats.sent(stanza, session.house.clock())
 
     def _too_late(self, stanza: Stanza, text: str) -> None:
-        verdict = outbound.Return("remote-server-timeout", f"not sent: {text}")
+        verdict = verdicts.Return("remote-server-timeout", f"not sent: {text}")
         self._refuse(stanza, verdict)
 
-    def _refuse(self, stanza: Stanza, verdict: outbound.Return) -> None:
+    def _refuse(self, stanza: Stanza, verdict: verdicts.Return) -> None:
         text = f"{verdict.text} ({verdict.hint})" if verdict.hint else verdict.text
         self._bounce(stanza, verdict.condition, text, "auth")
         if stanza.name == "message":

@@ -25,7 +25,7 @@ MOST_UNSAVED = 50
 class Sent:
     """A stanza that is on its way; *row* is empty where only order matters.
 
-    :param clear_to: the bare JID that it was permitted to in clear, or empty.
+    :param clear_to: the bare JIDs that it was permitted to in clear, or empty.
     """
 
     number: int

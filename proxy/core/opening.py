@@ -10,9 +10,10 @@ from copy import copy
 from xml.etree.ElementTree import Element
 
 from ..errors import REMOTE, PeerFault, TrustFault
-from ..rules import classes, envelope, marks
+from ..rules import classes, envelope, labels, marks
 from ..suites import lanes
 from ..suites.fields import unb64
+from ..wire import tree
 from ..wire.jid import Jid
 from . import vouchers
 from .account import Account
@@ -62,6 +63,8 @@ def open_seal(
     marks.defuse(restored)
     restored.extend(_server_made(account, message))
     _tell_if_removed(account, unsealed.lane.facts, place, restored)
+    if not place.archive:
+        _compare_labels(account, message, restored, place.sender)
     header = unsealed.header
     key = f"{header.lane.hex()}{header.n:08x}{unsealed.lane.facts.device[:8].hex()}"
     live = not place.archive and place.sender != account.jid
@@ -159,6 +162,20 @@ def _device_listed(
         raise TrustFault("a seal of a device that its account does not list")
     if device.removed and facts.epoch > device.removed and not place.archive:
         raise TrustFault("a seal of a device after its removal")
+
+
+def _compare_labels(
+    account: Account, outer: Element, restored: Element, sender: str
+) -> None:
+    """Servers decided by the label outside; the reader goes by the one inside."""
+    inside = [labels.outside(one) for one in restored.findall(labels.LABEL)]
+    meant = [tree.serialise(one) for one in inside if one is not None]
+    if meant != [tree.serialise(one) for one in outer.findall(labels.LABEL)]:
+        account.notice(
+            sender,
+            f"a message of {sender} came with another security label around its seal "
+            "than inside: servers on the way went by that one",
+        )
 
 
 def _tell_if_removed(

@@ -9,69 +9,26 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass
-from typing import TypeAlias
 from xml.etree.ElementTree import Element, SubElement
 
-from ..errors import TrustFault
 from ..rules import classes, envelope, marks, seals
 from ..rules.classes import Class, class_of
 from ..suites import lanes
 from ..suites.entropy import stanza_id
 from ..suites.fields import b64
 from ..wire.jid import Jid
-from ..wire.stanza import Cleared, Stanza
-from . import grants, guard
+from ..wire.stanza import Stanza
+from . import clearance, grants, guard
 from .account import Account
-from .contacts import Contact, Failure, Finding
+from .contacts import Contact
 from .identity import Standing
+from .verdicts import Departure, Drop, Go, LookUp, Return, Wait
 from .writing import Reader
 
-PATIENCE = 6_000
-PAUSE = 1_500
 LARGEST_PLAIN = 40_960
 """Bytes of padded envelope that fit a stanza of ours beside a grant (RES-13)."""
 LARGEST_MESSAGE = 38_000
 """Bytes of a client's message that certainly fit that (announced by XEP-0478)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Go:
-    """These leave, in this order; *kept* ones stand in the ledger till acknowledged."""
-
-    stanzas: tuple[Cleared, ...]
-    kept: bool = True
-    clear_to: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LookUp:
-    """Ask for this address's keys first."""
-
-    jid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Something is under way; *text* is the reason if it takes too long."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Return:
-    """Back to the client as an error."""
-
-    condition: str
-    text: str
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Of passing interest only, and cannot be sealed now."""
-
-
-Verdict: TypeAlias = Go | LookUp | Wait | Return | Drop
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +52,7 @@ class _Parts:
         return classes.transient(names)
 
 
-def decide(account: Account, stanza: Stanza, since: int) -> Verdict:
+def decide(account: Account, stanza: Stanza, since: int) -> Departure:
     """The verdict on one message of the client, which came at *since*.
 
     :raises PeerFault: its address is none.
@@ -118,7 +75,8 @@ def decide(account: Account, stanza: Stanza, since: int) -> Verdict:
         return Go((guard.without_content(_invitation(stanza, parts)),))
     peer = str(to.bare)
     if stanza.type == "groupchat" and len(stanza.children):
-        return _room(account, stanza, peer, parts)
+        passing = parts.transient
+        return clearance.to_room(account, stanza, peer, since, passing=passing)
     if not parts.content:
         return Go((guard.without_content(_shell(stanza, parts.clear)),), kept=False)
     return _person(account, stanza, peer, parts, since)
@@ -164,8 +122,13 @@ def _shell(stanza: Stanza, children: list[Element]) -> Element:
         value = stanza.attrs.get(name)
         if value is not None:
             message.set(name, value)
-    message.extend(classes.outside(child) for child in children)
+    message.extend(_shown(children))
     return message
+
+
+def _shown(children: list[Element]) -> list[Element]:
+    shown = (classes.outside(child) for child in children)
+    return [child for child in shown if child is not None]
 
 
 def _bare_error(stanza: Stanza) -> Element:
@@ -177,27 +140,13 @@ def _bare_error(stanza: Stanza) -> Element:
     return message
 
 
-def _room(account: Account, stanza: Stanza, room: str, parts: _Parts) -> Verdict:
-    if account.contacts.policy(room) != "clear":
-        if parts.transient:
-            return Drop()
-        return Return(
-            "policy-violation",
-            f"not sent: rooms are not sealed yet, so {room} would carry this "
-            "unencrypted",
-            f"to allow that for this room: tillie allow {room}",
-        )
-    permit = account.contacts.permit(room)
-    return Go((guard.permitted(stanza, permit),), clear_to=room)
-
-
 def not_linked(jid: str) -> str:
     return f"{jid} has keys on another device, and this one is not linked to it"
 
 
 def _person(
     account: Account, stanza: Stanza, peer: str, parts: _Parts, since: int
-) -> Verdict:
+) -> Departure:
     standing = account.identity.standing
     if standing is Standing.NEW:
         return Drop() if parts.transient else Wait("the own keys are not published yet")
@@ -217,11 +166,13 @@ def _person(
         return _own(account, stanza, parts)
     contact = account.contacts.get(peer)
     if contact is None or contact.manifest.retired:
-        return _keyless(account, stanza, peer, parts, since)
+        if parts.transient:
+            return Drop()
+        return clearance.to_keyless(account, stanza, peer, since)
     return _keyed(account, stanza, contact, parts)
 
 
-def _own(account: Account, stanza: Stanza, parts: _Parts) -> Verdict:
+def _own(account: Account, stanza: Stanza, parts: _Parts) -> Departure:
     missing = _own_devices_missing(account)
     if missing:
         return missing
@@ -244,44 +195,9 @@ def _own_devices_missing(account: Account) -> LookUp | None:
     return None
 
 
-def _keyless(
-    account: Account, stanza: Stanza, peer: str, parts: _Parts, since: int
-) -> Verdict:
-    if parts.transient:
-        return Drop()
-    now = account.clock()
-    contact = account.contacts.get(peer)
-    failure = account.contacts.finding(peer, now)
-    retired = contact is not None and not account.contacts.stale(contact, now)
-    if failure is None and not retired:
-        return LookUp(peer)
-    failed = failure is not None and failure.finding is Finding.FAILED and not retired
-    if failure is not None and failed and account.contacts.policy(peer) != "clear":
-        return _unlearned(peer, failure, now, since)
-    try:
-        permit = account.contacts.permit(peer)
-    except TrustFault as fault:
-        return Return(fault.condition, f"not sent: {fault.text}", fault.hint)
-    return Go((guard.permitted(stanza, permit),), clear_to=peer)
-
-
-def _unlearned(peer: str, failure: Failure, now: int, since: int) -> Verdict:
-    """No usable answer: tried again for a while, for the sake of a contact whose
-    Tillie is publishing its first keys right now (Prosody answers ``forbidden``
-    for a node that does not exist yet)."""
-    text = f"whether {peer} has a key could not be learned ({failure.text})"
-    if failure.at >= since and now - since < PATIENCE:
-        return LookUp(peer) if now - failure.at >= PAUSE else Wait(text)
-    return Return(
-        "remote-server-timeout",
-        f"not sent: {text}",
-        f"to send unencrypted all the same: tillie allow {peer}",
-    )
-
-
 def _keyed(
     account: Account, stanza: Stanza, contact: Contact, parts: _Parts
-) -> Verdict:
+) -> Departure:
     peer, now = contact.jid, account.clock()
     if parts.transient:
         return _transient(account, stanza, contact, parts)
@@ -324,7 +240,7 @@ def _readers(contact: Contact) -> list[Reader]:
 
 def _transient(
     account: Account, stanza: Stanza, contact: Contact, parts: _Parts
-) -> Verdict:
+) -> Departure:
     """Typing and its like: only on a lane that the contact has a grant of (I9),
     and that nobody reads who should not."""
     lane = account.ratchets.current(contact.jid)
@@ -386,7 +302,7 @@ def _sealed(
     contact: Contact | None,
     readers: list[Reader],
     parts: _Parts,
-) -> Verdict:
+) -> Departure:
     plaintext = _plaintext(account, stanza, peer, parts)
     if len(plaintext) > LARGEST_PLAIN:
         return Return(
@@ -426,7 +342,7 @@ def _outside(account: Account, stanza: Stanza, parts: _Parts) -> Element:
     if stanza.id is None:
         # an error could not be matched without; inside there is none either
         message.set("id", stanza_id())
-    message.extend(classes.outside(child) for child in parts.copied)
+    message.extend(_shown(parts.copied))
     SubElement(
         message,
         f"{{{classes.EME}}}encryption",

@@ -127,7 +127,7 @@ class Uplink:
     ) -> None:
         """To the server as soon as there is one; a *kept* one survives a kill.
 
-        :param clear_to: the bare JID that it was permitted to in clear, or empty.
+        :param clear_to: the bare JIDs that it was permitted to in clear, or empty.
         :param made: when it was sent first, if that was on an earlier stream.
         """
         if self.ledger is None:

@@ -1,4 +1,5 @@
-"""What can be said of an incoming message, and where it stands (see ``inbound``)."""
+"""What can be said of a message: of an incoming one (see ``inbound``) and where it
+stands, and of one on its way out (see ``outbound``)."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from xml.etree.ElementTree import Element
 
 from ..suites import lanes
 from ..wire.jid import Jid
+from ..wire.stanza import Cleared
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Deliver:
 class Drop:
     """Nothing for the client, nothing for the network."""
 
-    reason: str
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,3 +75,45 @@ class Place:
         sender = str(Jid.parse(message.get("from") or own).bare)
         to = str(Jid.parse(message.get("to") or own).bare)
         return cls(sender, to if sender == own else sender, archive)
+
+
+# -- on the way out -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """These leave, in this order; *kept* ones stand in the ledger till acknowledged.
+
+    :param clear_to: the bare JIDs that are known to read in clear, with blanks
+        between; the first is the addressee.
+    """
+
+    stanzas: tuple[Cleared, ...]
+    kept: bool = True
+    clear_to: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Ask for this address's keys first."""
+
+    jid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Something is under way; *text* is the reason if it takes too long."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Back to the client as an error."""
+
+    condition: str
+    text: str
+    hint: str = ""
+
+
+Departure: TypeAlias = Go | LookUp | Wait | Return | Drop

@@ -10,6 +10,8 @@ from enum import Enum
 from functools import lru_cache
 from xml.etree.ElementTree import Element
 
+from . import labels
+
 CLIENT = "jabber:client"
 SEAL = "urn:x-tillie:seal:0"
 LANE = "urn:x-tillie:lane:0"
@@ -58,6 +60,8 @@ _TABLE: dict[Class, list[str]] = {
         *_all(AMP, "amp"),
         # XEP-0249: the room's address alone; reason and password go inside
         *_all(CONFERENCE, "x"),
+        # XEP-0258: servers decide by the label whom a message may reach
+        labels.LABEL,
         # XEP-0506
         *_all("urn:xmpp:noreply:0", "noreply"),
     ],
@@ -110,8 +114,11 @@ def transient(names: list[str]) -> bool:
     return all(name in _TRANSIENT for name in names)
 
 
-def outside(child: Element) -> Element:
-    """The copy of *child* that servers may see: known attributes, never a text."""
+def outside(child: Element) -> Element | None:
+    """The copy of *child* that servers may see: known attributes, never a text; None
+    for a label that they could not read."""
+    if child.tag == labels.LABEL:
+        return labels.outside(child)
     copy = Element(child.tag, _chosen(child, _OUTSIDE_ATTRIBUTES.get(child.tag, ())))
     name, attributes = _OUTSIDE_CHILDREN.get(child.tag, ("", ()))
     for part in child.findall(name) if name else ():

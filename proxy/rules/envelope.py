@@ -18,12 +18,13 @@ from ..errors import PeerFault
 from ..wire import tree
 from ..wire.framing import PAYLOAD
 from ..wire.jid import Jid
-from .classes import DELAY, SEAL, Class, class_of
+from .classes import ADDRESS, DELAY, SEAL, Class, class_of
 
 SCE = "urn:xmpp:sce:1"
 _TOKEN = f"{{{SEAL}}}token"
 _SMALLEST = 512
 _LANG = "{http://www.w3.org/XML/1998/namespace}lang"
+_ADDRESSES = f"{{{ADDRESS}}}addresses"
 _KEPT_OUTSIDE = frozenset({"to", "from", "type", "id"})
 
 
@@ -140,7 +141,16 @@ def _allowed(content: Element, sender: str) -> Iterable[Element]:
             continue
         if child.tag == f"{{{DELAY}}}delay" and not _own_delay(child, sender):
             continue
-        yield child
+        yield _without_origin(child)
+
+
+def _without_origin(child: Element) -> Element:
+    """XEP-0033's ``ofrom`` says who wrote to a room: the room's word alone."""
+    if child.tag != _ADDRESSES or all(one.get("type") != "ofrom" for one in child):
+        return child
+    kept = Element(child.tag, child.attrib)
+    kept.extend(one for one in child if one.get("type") != "ofrom")
+    return kept
 
 
 def _bounded(children: Iterable[Element]) -> tuple[Element, ...]:

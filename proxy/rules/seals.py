@@ -13,8 +13,9 @@ from xml.etree.ElementTree import Element
 from ..errors import PeerFault
 from ..suites import lanes
 from ..suites.fields import unb64
+from ..wire import tree
 from ..wire.jid import Jid
-from . import classes, marks
+from . import classes, labels, marks
 from .classes import Class, class_of
 
 ERROR_TYPES = ("auth", "cancel", "continue", "modify", "wait")
@@ -201,6 +202,11 @@ def _check_beside(child: Element) -> None:
 def _check_outside(child: Element) -> None:
     if class_of(child.tag) not in (Class.CLEAR, Class.COPIED):
         raise PeerFault(f"{child.tag} may not stand outside a seal")
+    if child.tag == labels.LABEL:
+        shown = labels.outside(child)
+        if shown is None or tree.serialise(shown) != tree.serialise(child):
+            raise PeerFault(f"{child.tag} says too much")
+        return
     attributes, part, part_attributes = classes.outside_shape(child.tag)
     _check_shape(child, attributes, (part,) if part else ())
     for each in child:
