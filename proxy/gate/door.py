@@ -6,6 +6,7 @@ has presented a key.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from xml.etree.ElementTree import Element, SubElement
@@ -27,8 +28,6 @@ from .phases import Phase
 from .questions import Answer, MayTry, Unavailable, Yes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ..keys.servers import ServerDocument
     from .line import Line
     from .policy import Policy
@@ -69,17 +68,6 @@ class Door:
         self._registration = registration
         self._presenting = False
         self._failures = 0
-        self._roads: dict[tuple[str, str], Callable[[Stanza], None]] = {
-            (AUTH, "present"): self._on_present,
-            (SASL, "auth"): self._on_auth,
-            (SASL2, "authenticate"): self._on_authenticate,
-            ("jabber:client", "iq"): self._on_iq,
-            (MANAGEMENT, "resume"): self._on_resume,
-            (MANAGEMENT, "enable"): self._on_enable,
-            (COMPRESSION, "compress"): self._on_compress,
-            (TLS, "starttls"): self._on_starttls,
-            (STREAMS, "error"): self._on_error,
-        }
 
     @property
     def barred(self) -> bool:
@@ -101,11 +89,11 @@ class Door:
 
     def on_client(self, stanza: Stanza) -> None:
         """Something came while nobody is logged in and no attempt runs."""
-        road = self._roads.get((stanza.ns, stanza.name))
+        road = _ROADS.get((stanza.ns, stanza.name))
         if road is None:
             self._line.end("not-authorized", "log in first; nothing was done with it")
         else:
-            road(stanza)
+            road(self, stanza)
 
     def on_client_in_sasl(self, stanza: Stanza) -> None:
         """Something came while an attempt runs."""
@@ -295,6 +283,20 @@ class Door:
 
     def _on_error(self, _stanza: Stanza) -> None:
         self._line.drop()
+
+
+_ROADS: Final[dict[tuple[str, str], Callable[[Door, Stanza], None]]] = {
+    (AUTH, "present"): Door._on_present,
+    (SASL, "auth"): Door._on_auth,
+    (SASL2, "authenticate"): Door._on_authenticate,
+    ("jabber:client", "iq"): Door._on_iq,
+    (MANAGEMENT, "resume"): Door._on_resume,
+    (MANAGEMENT, "enable"): Door._on_enable,
+    (COMPRESSION, "compress"): Door._on_compress,
+    (TLS, "starttls"): Door._on_starttls,
+    (STREAMS, "error"): Door._on_error,
+}
+"""What a client may say before it is logged in."""
 
 
 def _presentation(stanza: Stanza) -> tuple[Presentation, bytes]:

@@ -84,7 +84,8 @@ class Stream:
         self._opening = Opening(line, self._door)
         self._relay = Relay(line, self._registration, self._vouching)
         self._client = Framer(BEFORE_LOGIN)
-        self._server = Framer(_SERVER_LIMITS, skip_over_limits=True)
+        # made with the connection: strangers cost one parser
+        self._server: Framer | None = None
         self._from_client: deque[Event] = deque()
         self._from_server: deque[Event] = deque()
         self._spent = 0
@@ -166,11 +167,12 @@ class Stream:
     def backend_up(self) -> None:
         """The connection that ``Reach`` asked for is there."""
         if self.line.phase is Phase.BACKEND:
+            self._server = Framer(_SERVER_LIMITS, skip_over_limits=True)
             self.line.to_backend(self._opening.greeting)
 
     def backend_data(self, data: bytes) -> None:
         """Bytes came from the server."""
-        if not self.line.over:
+        if self._server is not None and not self.line.over:
             events = self._server.feed(data)
             if not self.hears_server:
                 self._warm(events)
@@ -293,6 +295,7 @@ class Stream:
         if not self._client_clean:
             self.line.smuggled()
             return False
+        assert self._server is not None
         if self._from_server or not self._server.clean:
             self.line.out_of_step(
                 "the server sent data across the start of a new stream"
@@ -442,6 +445,7 @@ class Stream:
         elif stanza.name != "success":
             line.to_client(stanza.to_bytes())
         elif attempt.ns == SASL2:
+            assert self._server is not None
             self._client.limits = self._server.limits = AFTER_LOGIN
             name = f"{{{SASL2}}}authorization-identifier"
             jid = stanza.tree().findtext(name) or ""

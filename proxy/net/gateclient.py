@@ -60,7 +60,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         self._direct = direct
         self._header = HeaderReader() if proxied else None
         self._tls: GateTls | None = None
-        self._shaking = False
+        self._shaking = self._secure = False
         self._backend: Backend | None = None
         self._account = ""
         self._stranger = ""
@@ -94,11 +94,13 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         self.transport.registerProducer(self, True)
         if self._direct:
             domains = self._gate.settings.domains
-            self._start_tls(domains[0] if len(domains) == 1 else None)
+            self._expect_tls(domains[0] if len(domains) == 1 else None)
 
     def dataReceived(self, data: bytes) -> None:
         if self._header is not None:
             self._read_header(self._header, data)
+        elif self._tls is not None and not self._shaking and not self._secure:
+            self._start_tls(self._tls, data)
         else:
             self.run(lambda: self.stream.client_data(data))
 
@@ -115,23 +117,13 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         if header.client is not None:
             self._ends = header.client
             self.stream.line.address = header.client[0]
-        if self._direct and rest:
-            self._direct_behind_header(rest)
-            return
         self._admit()
-        if rest and not self._gone:
-            self.run(lambda: self.stream.client_data(rest))
-
-    def _direct_behind_header(self, rest: bytes) -> None:
-        """The balancer sent header and ClientHello in one piece."""
-        self._admit()
-        if not self._gone and self.transport is not None:
-            # startTLS has put itself between the socket and this object
-            self.transport.protocol.dataReceived(rest)
+        if rest and not self._gone and not self.stream.over:
+            self.dataReceived(rest)
 
     def handshakeCompleted(self) -> None:
         assert self._tls is not None
-        self._shaking = False
+        self._shaking, self._secure = False, True
         try:
             exporter, domain = self._tls.secured()
         except EnvFault as fault:
@@ -255,7 +247,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
             case Reach(domain=domain):
                 self._reach(domain)
             case StartTls(domain=domain):
-                self._start_tls(domain)
+                self._expect_tls(domain)
             case Close():
                 self._close()
             case Revoke(account=account, devices=devices):
@@ -288,18 +280,23 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         self._backend = Backend(self, preface)
         self._backend.reach(gate.reactor, *gate.settings.backends[domain])
 
-    def _start_tls(self, nameless: str | None) -> None:
-        self._shaking = True
+    def _expect_tls(self, nameless: str | None) -> None:
+        """What comes next is TLS; one that stays silent costs nothing of it."""
         self._tls = self._gate.certificates.creator(nameless)
+
+    def _start_tls(self, tls: GateTls, hello: bytes) -> None:
+        self._shaking = True
         self.transport.unregisterProducer()
-        self.transport.startTLS(self._tls)
+        self.transport.startTLS(tls)
         self.transport.registerProducer(self, True)
+        # startTLS has put itself between the socket and this object
+        self.transport.protocol.dataReceived(hello)
 
     def _close(self) -> None:
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.end()
-        if not self._gone and self._shaking:
+        if not self._gone and self._tls is not None and not self._secure:
             # no farewell can be said in a handshake that does not end
             self.transport.abortConnection()
         elif not self._gone and self._closing is None:
