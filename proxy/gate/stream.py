@@ -99,6 +99,10 @@ class Stream:
     def take(self) -> list[Effect]:
         """What is to be done, in order; it is given once."""
         effects, self.line.effects = self.line.effects, []
+        if self.line.over:
+            self._client.close()
+            if self._server is not None:
+                self._server.close()
         return effects
 
     @property
@@ -151,6 +155,7 @@ class Stream:
         :param domain: whose certificate was shown.
         """
         if self.line.phase is Phase.HANDSHAKE:
+            self._client.close()
             self._client, self._first = Framer(BEFORE_LOGIN), b""
             self._opening.secured(exporter, domain)
 
@@ -301,6 +306,8 @@ class Stream:
                 "the server sent data across the start of a new stream"
             )
             return False
+        self._client.close()
+        self._server.close()
         self._client = Framer(AFTER_LOGIN)
         self._server = Framer(AFTER_LOGIN, skip_over_limits=True)
         return True

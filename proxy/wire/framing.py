@@ -61,6 +61,8 @@ _STREAMS: Final = {
 }
 # Names, and declarations: expat keeps each prefix too.
 _RENEW_AFTER_NAMES: Final = 8192
+# Expat never gives back the buffer that a long stanza needed.
+_RENEW_AFTER_BYTES: Final = 8192
 _STREAM_TAG: Final = f"{STREAMS_NS}{SEPARATOR}stream"
 # Rules always look into messages, so their trees grow as they are read; of other
 # stanzas few are looked into, and those are read once more (``Stanza.tree``).
@@ -127,7 +129,20 @@ class Framer:
             events.append(Broken(fault.condition, fault.text))
             self._broken = True
             self._forget()
+        # what was read is the caller's now
+        self._events = []
         return events
+
+    def close(self) -> None:
+        """Let go of the parser at once; nothing may be fed any more.
+
+        Its handlers would keep it until the collector comes, which is rarely.
+        """
+        self._broken = True
+        self._buf = b""
+        self._skimmer = None
+        self._take = bytes
+        self._expat.close()
 
     @property
     def clean(self) -> bool:
@@ -424,6 +439,8 @@ class Framer:
         self._next = end
         self._events.append(Received(stanza))
         if len(self._names) + self._declarations > _RENEW_AFTER_NAMES:
+            raise Renew
+        if end - start > _RENEW_AFTER_BYTES:
             raise Renew
 
     def _measure_whole(self, data: bytes) -> None:

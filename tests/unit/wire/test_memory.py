@@ -122,3 +122,27 @@ def test_broken_stream_keeps_nothing() -> None:
             framer.feed(b"</n>")
             framers.append(framer)
         assert held() - base < 20 * 32 * KIB
+
+
+def test_xml_38_a_long_stanza_leaves_no_buffer_behind() -> None:
+    with traced() as held:
+        framer = Framer(AFTER_LOGIN)
+        framer.feed(HEADER)
+        base = held()
+        framer.feed(b"<message><body>" + b"x" * 200_000 + b"</body></message>")
+        assert held() - base < 8 * KIB
+
+
+def test_a_closed_framer_waits_for_no_collector() -> None:
+    gc.disable()
+    try:
+        tracemalloc.start()
+        base = tracemalloc.get_traced_memory()[0]
+        for _ in range(50):
+            framer = Framer(AFTER_LOGIN)
+            framer.feed(HEADER + b"<message>")
+            framer.close()
+        assert tracemalloc.get_traced_memory()[0] - base < 60 * KIB
+    finally:
+        tracemalloc.stop()
+        gc.enable()
