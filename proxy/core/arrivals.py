@@ -81,7 +81,7 @@ class Arrivals:
                 held = held or self._hold(stanza, peer)
                 if held is not None:
                     self._ask_key(jid, header)
-                    if self._requests.refused(jid, header.lane) and not held.shown:
+                    if self._refused(jid, header, held):
                         self._give_up_waiting(held)
         return False
 
@@ -101,6 +101,11 @@ class Arrivals:
             request = rotations.ask(peer, used)
             if request is not None:
                 self._session.send_own(request)
+
+    def _refused(self, owner: str, header: Header, held: Held) -> bool:
+        """Whether waiting for the key is pointless, and nothing stands there yet."""
+        refused = self._requests.refused(owner, header.lane)
+        return refused and not held.shown and self._session.available
 
     @property
     def _requests(self) -> keyrequests.KeyRequests:

@@ -25,6 +25,8 @@ MOST_ALONE = 20
 MOST_TO_ONE = 4
 _SIZE = 2_900
 """Bytes of one grant in a stanza, rounded up."""
+_FIXED = 2_000
+"""Bytes of the rest of a sealed stanza, rounded up."""
 
 
 # -- written ------------------------------------------------------------------
@@ -37,13 +39,16 @@ def attach(
     stanza: Stanza,
     size: int,
 ) -> tuple[list[Cleared], Element | None]:
-    """Grants in stanzas of their own, ahead, and those that fit beside the seal."""
+    """Grants in stanzas of their own, ahead, and those that fit beside the seal.
+
+    :param size: bytes of the seal, and of what the client put outside of it.
+    """
     if not due:
         return [], None
     elements = [
         grant_for(reader, account.ratchets.grant(lane, reader)) for reader in due
     ]
-    room = (guard.LARGEST - 2_000 - size * 4 // 3) // _SIZE
+    room = (guard.LARGEST - _FIXED - size) // _SIZE
     beside = elements[: max(0, min(room, MOST_BESIDE))]
     ahead = []
     rest = elements[len(beside) :]

@@ -107,6 +107,9 @@ class KeyRequests:
         account, now = self._account, self._account.clock()
         if not account.identity.ready or self.refused(owner, header.lane):
             return []
+        others = account.has_other_devices()
+        if owner == account.jid and not others:
+            return []
         if not self._asked.take((owner, header.lane), now):
             return []
         if page and not self._for_pages.take("", now):
@@ -114,7 +117,7 @@ class KeyRequests:
         if not self._to_owner.take(owner, now):
             return []
         targets = [owner]
-        if owner != account.jid and account.has_other_devices():
+        if owner != account.jid and others:
             targets.append(account.jid)
         alone = len(targets) == 1
         return [self._message(target, owner, header, alone) for target in targets]
@@ -276,6 +279,9 @@ class KeyRequests:
         """A refusal, where no other device of the account could answer better."""
         account = self._account
         if request.requester == account.jid or request.owner != account.jid:
+            return None
+        if not account.ratchets.writes_to(request.requester):
+            # a stranger may ask, and learns nothing by it
             return None
         own = account.ratchets.wrote(request.lane, request.requester)
         if not own and account.has_other_devices():

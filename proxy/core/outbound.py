@@ -16,6 +16,7 @@ from ..rules.classes import Class, class_of
 from ..suites import lanes
 from ..suites.entropy import stanza_id
 from ..suites.fields import b64
+from ..wire import tree
 from ..wire.jid import Jid
 from ..wire.stanza import Stanza
 from . import clearance, grants, guard
@@ -27,6 +28,8 @@ from .writing import Reader
 
 LARGEST_PLAIN = 40_960
 """Bytes of padded envelope that fit a stanza of ours beside a grant (RES-13)."""
+MOST_SHOWN = 3_000
+"""Bytes that the client may put outside: the two fit a stanza of ours (5.9)."""
 LARGEST_MESSAGE = 38_000
 """Bytes of a client's message that certainly fit that (announced by XEP-0478)."""
 
@@ -295,6 +298,12 @@ def _plaintext(
     )
 
 
+def _shown_size(stanza: Stanza, parts: _Parts) -> int:
+    """Bytes outside the seal that the client chose."""
+    copied = sum(len(tree.serialise(child)) for child in _shown(parts.copied))
+    return copied + len((stanza.to or "") + (stanza.id or ""))
+
+
 def _sealed(
     account: Account,
     stanza: Stanza,
@@ -310,6 +319,13 @@ def _sealed(
             f"not sent: the message is too large to seal ({len(plaintext)} bytes "
             f"with its padding; {LARGEST_PLAIN} fit)",
         )
+    shown = _shown_size(stanza, parts)
+    if shown > MOST_SHOWN:
+        return Return(
+            "policy-violation",
+            f"not sent: {shown} bytes of it would stand outside the seal, in ids and "
+            f"in what servers act on ({MOST_SHOWN} fit)",
+        )
     if contact is not None:
         account.unheard.sent(peer, account.clock())
     ratchets = account.ratchets
@@ -321,7 +337,8 @@ def _sealed(
         plaintext = fuller if len(fuller) <= LARGEST_PLAIN else plaintext
     due = ratchets.attached(peer, lane, everyone)
     ratchets.mark_granted(peer, lane, due)
-    ahead, beside = grants.attach(account, lane, due, stanza, len(plaintext))
+    size = len(plaintext) * 4 // 3 + shown
+    ahead, beside = grants.attach(account, lane, due, stanza, size)
     flags = lanes.WITH_GRANTS if beside is not None else 0
     bound = lanes.Bound(stanza.type or "normal", account.jid)
     payload = ratchets.seal(peer, lane, plaintext, bound, flags=flags)

@@ -39,6 +39,11 @@ class Ratchets(WriteLanes):
             self._keep_send(reader.jid, lane)
         return self.grant(lane, reader)
 
+    def writes_to(self, peer: str) -> bool:
+        """Whether there is, or lately was, a lane towards *peer*."""
+        past = self._store.scan("past", self._account, f"{peer}/")
+        return self.current(peer) is not None or bool(past)
+
     def wrote(self, lane_id: bytes, peer: str) -> bool:
         """Whether the lane is or was this device's own towards *peer*."""
         return self._own(lane_id, peer) is not None

@@ -152,9 +152,7 @@ def test_i19_not_in_the_audience_is_not_answered() -> None:
     header = lanes.Header.unpack(payload_of(message))
     with tillie.writing():
         [asked] = tillie.house.key_requests(tillie.account(CAROL)).ask(BOB, header)
-    [answer] = reactions(c, parsed(asked.data.decode()), f"{CAROL}/one")
-    assert answer.find(NO) is not None
-    assert answer.find(f".//{GRANTS}") is None
+    assert reactions(c, parsed(asked.data.decode()), f"{CAROL}/one") == []
 
 
 @pytest.mark.parametrize("days", [-15, 15])
@@ -249,11 +247,17 @@ def test_what_stays_unanswered_shows_as_a_placeholder_and_later_opens() -> None:
 def lost_lane(c: Couple, text: str = "nobody has the key") -> Element:
     """As :func:`lost_key`, and Bob's Tillie does not know the lane any more either."""
     message = lost_key(c, text)
+    forget_lanes(c)
+    with c.caught():
+        c.bob.say(ALICE, "on a lane that he knows")
+    return message
+
+
+def forget_lanes(c: Couple) -> None:
     with c.b.writing():
         c.b.account(BOB).ratchets.rotate(ALICE)
         for key, _ in c.b.store.scan("past", BOB):
             c.b.store.delete("past", BOB, key)
-    return message
 
 
 def refusal(c: Couple, message: Element) -> Element:
@@ -308,10 +312,9 @@ def test_i20_grant_after_a_refusal_shows_the_message() -> None:
     c = couple()
     message = lost_key(c, "found again")
     rows = dict(c.b.store._rows)
-    with c.b.writing():
-        c.b.account(BOB).ratchets.rotate(ALICE)
-        for key, _ in c.b.store.scan("past", BOB):
-            c.b.store.delete("past", BOB, key)
+    forget_lanes(c)
+    with c.caught():
+        c.bob.say(ALICE, "on a lane that he knows")
     c.world.inject(c.alice, message)
     assert c.alice.bodies[-1] == marks.UNREADABLE
     c.b.store._rows = rows
@@ -376,6 +379,37 @@ def test_i20_refusal_of_another_request_changes_nothing() -> None:
     refusal(c, lost_lane(c, "second"))
     c.world.inject(c.alice, first)
     assert c.alice.bodies.count(marks.UNREADABLE) == 1
+
+
+def test_i20_a_stranger_gets_no_refusal() -> None:
+    """Carol has keys, writes to Bob and asks; Bob has never written to her."""
+    c = couple()
+    tillie = c.world.tillie()
+    carol = c.world.login(tillie, CAROL)
+    header = lanes.Header(0, bytes(16), 0, bytes(8), bytes(16))
+    for known in (False, True):
+        with tillie.writing():
+            [asked] = KeyRequests(tillie.account(CAROL)).ask(BOB, header)
+        assert reactions(c, parsed(asked.data.decode()), f"{CAROL}/one") == [], known
+        carol.say(BOB, "now you know me")
+    c.bob.say(CAROL, "and write to you")
+    with tillie.writing():
+        [asked] = KeyRequests(tillie.account(CAROL)).ask(BOB, header)
+    [answer] = reactions(c, parsed(asked.data.decode()), f"{CAROL}/one")
+    assert answer.find(NO) is not None
+
+
+def test_i20_refusal_waits_for_the_client_to_be_there() -> None:
+    c = couple()
+    message = lost_lane(c)
+    c.alice.close()
+    c.alice = c.world.login(c.a, ALICE, available=False)
+    # the refusal reaches it all the same
+    c.alice.upstream.available = True
+    c.world.inject(c.alice, message)
+    assert c.alice.bodies == []
+    c.alice.send("<presence/>")
+    assert c.alice.bodies == [marks.UNREADABLE]
 
 
 def test_i20_refusals_count_against_the_quota() -> None:
@@ -492,6 +526,19 @@ def test_enc_19_made_up_pages_make_few_requests() -> None:
         bent[3:19] = at.to_bytes(16, "big")
         page(c, with_payload(message, bytes(bent)))
     assert len(asked_keys(c)) == 40
+
+
+def test_a_page_of_the_only_device_asks_nobody() -> None:
+    """What an earlier installation wrote: there is no other device to ask."""
+    c = couple()
+    c.alice.say(BOB, "of an earlier installation")
+    [own] = sealed(c.alice.upstream.stanzas)[-1:]
+    bent = bytearray(payload_of(own))
+    bent[3:19] = bytes(16)
+    own.set("from", f"{ALICE}/one")
+    since = len(c.alice.upstream.stanzas)
+    assert page(c, with_payload(own, bytes(bent))) == marks.UNREADABLE_OLD
+    assert c.alice.upstream.stanzas[since:] == []
 
 
 def test_enc_19_pages_of_strangers_cost_no_request_and_no_look_up() -> None:

@@ -191,3 +191,33 @@ def test_label_that_arrives_as_it_was_sent_is_not_told() -> None:
     c.world.inject(c.alice, labelled(c))
     assert c.alice.bodies[-1] == "text"
     assert not any("security label" in text for text in c.alice.notices)
+
+
+def test_res_13_too_much_outside_comes_back_and_uses_nothing_up() -> None:
+    """Labels by the dozen: before this the index was used and a grant counted as sent,
+    and the guard kept the stanza back."""
+    c = couple(talked=False)
+    many = "".join(
+        f"<equivalentlabel>{ESS.format('MQYCAQIGASk=')}</equivalentlabel>"
+        for _ in range(15)
+    )
+    labels = SECRET.replace("</securitylabel>", f"{many}</securitylabel>") * 3
+    send(c, labels, to=BOB)
+    assert sealed(c.alice.upstream.stanzas) == []
+    [error] = c.alice.errors
+    assert "outside the seal" in "".join(error.itertext())
+    assert c.account.ratchets.current(BOB) is None
+    send(c, SECRET, to=BOB)
+    assert c.bob.bodies == ["to all of you"]
+
+
+def test_res_13_the_largest_of_everything_fits_a_stanza() -> None:
+    """The largest plaintext, ids and labels at their limit, grants as there is room."""
+    c = couple(talked=False)
+    room = f"<amp xmlns='http://jabber.org/protocol/amp'>{'<rule/>' * 350}</amp>"
+    c.alice.send(
+        f"<message to='{BOB}' type='chat' id='{'i' * 300}'>"
+        f"<body>{'x' * 37_000}</body>{room}</message>"
+    )
+    assert c.alice.errors == []
+    assert len(c.bob.bodies[-1]) == 37_000

@@ -230,3 +230,16 @@ def test_i7_rotations_for_one_account_are_bounded() -> None:
         assert asked is not None
         times += rotated(c, parsed(asked.data.decode()))
     assert times == 6
+
+
+def test_i7_strangers_leave_no_notices() -> None:
+    """A notice for each made-up address would push the others out."""
+    c = couple()
+    asked = request(c)
+    before = len(c.b.store.scan("notice", BOB))
+    for at in range(20):
+        assert not rotated(c, asked, f"x{at}@mallory.test/r")
+        element = asked.find(ROTATE)
+        assert element is not None
+        element.set("time", "nonsense")
+    assert len(c.b.store.scan("notice", BOB)) == before
