@@ -252,7 +252,11 @@ def _registered(asked: Prepared, registry: Registry, now: int) -> Answer:
     allocation = registry.allocation(question.account, question.root)
     if not question.done:
         registry.delete_allocations(question.account, question.root)
-    elif allocation is not None and _free(question.account, registry):
+    elif (
+        allocation is not None
+        and allocation.expires > now
+        and _free(question.account, registry)
+    ):
         # its signatures were verified before it was kept
         manifest = open_manifest(allocation.manifest.encode(), question.account)
         take(manifest, None, registry, now, "registered")

@@ -13,6 +13,7 @@ from ..keys.identity import RootPublic
 from ..keys.registry import Server
 from ..keys.servers import (
     MOST_ROLLOVERS,
+    SERVER,
     SERVER_MS,
     ServerDocument,
     open_server,
@@ -20,6 +21,7 @@ from ..keys.servers import (
     server_claims,
 )
 
+TYP: Final = SERVER
 DAY_MS: Final = 24 * 3600 * 1000
 ANNOUNCED_MS: Final = 30 * DAY_MS
 """How long a key is announced before it follows."""

@@ -29,6 +29,8 @@ from ..suites.fields import fields, split
 from ..wire.jid import Jid
 
 Claims = Mapping[str, object]
+MAKE: Final = "+"
+"""Before a domain's name at the start: it may have a new key, if it has none."""
 _WHAT: Final = "what is to be signed"
 _ABOUT: Final = frozenset({"iss", "sub", "iat", "exp", "jti"})
 _TOKEN: Final = _ABOUT | {"seq", "root", "manifest", "level"}
@@ -151,6 +153,28 @@ def _lasts(claims: Claims, longest: int) -> None:
     issued = time_of(claims, "iat", what=_WHAT)
     if not 0 < time_of(claims, "exp", what=_WHAT) - issued <= longest:
         raise PeerFault(f"{_WHAT} would be valid for too long")
+
+
+def domain_of(statement: bytes) -> str:
+    """Whose statement of 14.4 that may be; nothing else of it is looked at.
+
+    :raises PeerFault: nobody's.
+    """
+    parts = split(statement)
+    if len(parts) < 3:
+        raise PeerFault("this is no statement of a gate")
+    return (parts[2] or b"").decode("utf-8", "replace")
+
+
+def signer_of(claims: Claims) -> str:
+    """The domain that signs a document with these claims.
+
+    :raises PeerFault: none.
+    """
+    name = claims.get("iss", claims.get("sub"))
+    if not isinstance(name, str):
+        raise PeerFault(f"{_WHAT} names nobody")
+    return Jid.parse(name).domain
 
 
 def _presented(statement: bytes, now: int) -> str:

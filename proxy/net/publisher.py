@@ -18,12 +18,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..errors import EnvFault, Fault, StoreFault
-from ..gate.publishing import Held, draft, opened, speaking
+from ..gate.publishing import TYP, Held, draft, opened, speaking
 from ..gate.questions import Answer, Publish, Served, Serving, Unavailable, Yes
+from ..gate.signing import domain_of, signer_of
 from ..keys.registry import Server
-from ..keys.servers import SERVER
-from ..suites.fields import split
-from ..wire.jid import Jid
 from .registry import RegistryWorker, wall_clock
 from .signer import Published, SigningProcess
 
@@ -93,19 +91,17 @@ class GateSigner:
     # -- as Signer ------------------------------------------------------------
 
     def sign(self, typ: str, claims: Mapping[str, object]) -> Deferred[str]:
-        name = str(claims.get("iss") or claims.get("sub"))
         try:
-            key = self.document(Jid.parse(name).domain).document.keys
+            key = self.document(signer_of(claims)).document.keys
         except Fault as fault:
             return fail(fault)
         return self._process.sign(key.fingerprint, typ, claims)
 
     def prove(self, statement: bytes) -> Deferred[bytes]:
         try:
-            domain = (split(statement)[2] or b"").decode()
-            key = self.document(domain).document.keys
-        except (Fault, IndexError, UnicodeDecodeError) as error:
-            return fail(error)
+            key = self.document(domain_of(statement)).document.keys
+        except Fault as fault:
+            return fail(fault)
         return self._process.prove(key.fingerprint, statement)
 
     def document(self, domain: str) -> Published:
@@ -176,7 +172,7 @@ class GateSigner:
             if wanted is None:
                 break
             signed = await self._process.sign(
-                wanted.key.fingerprint, SERVER, wanted.claims
+                wanted.key.fingerprint, TYP, wanted.claims
             )
             made = wanted.server(domain, signed)
             if await self._asked(Publish(made, wanted.upon)) == Yes():

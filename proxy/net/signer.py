@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 
 from ..errors import EnvFault, Fault, LocalFault, StoreFault, TrustFault
 from ..gate.publishing import Held
-from ..keys.identity import RootPublic
+from ..gate.signframes import frame, frames, keys_of, number_of, text_of
+from ..gate.signing import MAKE
 from ..keys.servers import ServerDocument
-from .signhost import MAKE, frame, frames, label_of, number_of
 
 SECONDS: Final = 5.0
 """After which a process that does not answer is ended."""
@@ -30,7 +30,7 @@ _SWEEP: Final = 0.5
 _LATEST: Final = 30.0
 _CODE: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); "
-    "from proxy.net.signhost import main; sys.exit(main(sys.argv[2], sys.argv[3:]))"
+    "from proxy.app.signhost import main; sys.exit(main(sys.argv[2], sys.argv[3:]))"
 )
 _AWAY: Final = "the gate's signing process is away"
 
@@ -256,8 +256,8 @@ class _Child(ProcessProtocol):  # type: ignore[misc] # Twisted has no types here
     def outReceived(self, data: bytes) -> None:
         self._buffer += data
         try:
-            for parts in frames(self._buffer):
-                self._take(parts)
+            for said in frames(self._buffer):
+                self._take(*said)
         except Fault as fault:
             _log.error("the signing process: {text}", text=fault.text)
             self.transport.signalProcess("KILL")
@@ -278,35 +278,18 @@ class _Child(ProcessProtocol):  # type: ignore[misc] # Twisted has no types here
             waiting.errback(EnvFault(_AWAY))
         self.gone.callback(None)
 
-    def _take(self, parts: list[bytes | None]) -> None:
-        label, rest = label_of(parts[0]), parts[1:]
+    def _take(self, label: str, parts: list[bytes | None]) -> None:
         if label == "ready" and not self.ready.called:
-            self.ready.callback(_keys(rest))
+            self.ready.callback(keys_of(parts))
         elif label == "broken" and not self.ready.called:
-            text, hint = ((part or b"").decode() for part in rest)
+            text, hint = map(text_of, parts)
             self.ready.errback(StoreFault(text, hint=hint))
-        elif label in ("done", "refused"):
-            _, waiting = self._asked.pop(number_of(rest[0]))
+        elif label in ("done", "refused") and len(parts) == 2:
+            number, said = parts
+            _, waiting = self._asked.pop(number_of(number))
             if label == "done":
-                waiting.callback(rest[1] or b"")
+                waiting.callback(said or b"")
             else:
-                waiting.errback(TrustFault((rest[1] or b"").decode()))
+                waiting.errback(TrustFault(text_of(said)))
         else:
             raise LocalFault("it said something unknown")
-
-
-def _keys(parts: list[bytes | None]) -> dict[str, Held]:
-    found = {}
-    for at in range(0, len(parts), 5):
-        domain, *keys = parts[at : at + 5]
-        key, following = _public(keys[0], keys[1]), _public(keys[2], keys[3])
-        if key is None:
-            raise LocalFault("it has no key")
-        found[(domain or b"").decode()] = Held(key, following)
-    return found
-
-
-def _public(ed25519: bytes | None, mldsa65: bytes | None) -> RootPublic | None:
-    if ed25519 is None or mldsa65 is None:
-        return None
-    return RootPublic(ed25519, mldsa65)

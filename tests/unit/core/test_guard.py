@@ -318,6 +318,7 @@ def _imports(path: Path) -> set[str]:
 # What the gate's edges carry between processes and threads, without looking into it.
 CARRIED = {
     "registry.py": {"keys.registry"},
+    "publisher.py": {"keys.registry"},
     "signer.py": {"keys.servers"},
     "gatetls.py": {"keys.handshake"},
     "tls.py": {"keys.handshake"},
