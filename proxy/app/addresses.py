@@ -76,6 +76,17 @@ def is_loopback(host: str) -> bool:
     return ip is not None and ip.is_loopback
 
 
+def resolver_of(sources: Sources) -> Address | None:
+    """The DNS server to ask, None for the system's."""
+    found = sources.text("resolver")
+    if not found:
+        return None
+    address = address_of(*found)
+    if ip_of(address.host) is None:
+        raise found[1].fault(f'"{address.host}" is a name; an IP address is wanted')
+    return address
+
+
 def listeners_of(sources: Sources, *, public: bool) -> tuple[Listener, ...]:
     """*listen* and *listen-tls* in the order in which they were given.
 

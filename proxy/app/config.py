@@ -21,10 +21,10 @@ from .addresses import (
     Address,
     Listener,
     address_of,
-    ip_of,
     is_loopback,
     listeners_of,
     plain,
+    resolver_of,
 )
 from .sources import (
     PUBLIC_SWITCH,
@@ -103,7 +103,7 @@ def load(options: Mapping[str, object], environ: Mapping[str, str]) -> Config:
         listen_tls=tuple(one.address for one in listeners if one.security == "tls"),
         listeners=listeners,
         state=_state(sources),
-        resolver=_resolver(sources),
+        resolver=resolver_of(sources),
         servers=MappingProxyType(servers),
         tls=MappingProxyType(tls),
         ca=_ca(sources),
@@ -149,16 +149,6 @@ def _state(sources: Sources) -> Path:
             hint="name a folder with --state or TILLIE_STATE",
         )
     return default
-
-
-def _resolver(sources: Sources) -> Address | None:
-    found = sources.text("resolver")
-    if not found:
-        return None
-    address = address_of(*found)
-    if ip_of(address.host) is None:
-        raise found[1].fault(f'"{address.host}" is a name; an IP address is wanted')
-    return address
 
 
 def _ca(sources: Sources) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ..net.registry import RegistryWorker
 from ..net.signer import Signer
 from .addresses import Listener
 from .control import own_folder
+from .gatebeyond import borders
 from .gateconfig import GateConfig
 from .log import say
 from .log import start as start_log
@@ -49,7 +51,8 @@ def run(config: GateConfig) -> int:
     # what is wrong with it is said here, before anybody is served
     databases.open_registry(url).close()
     worker = RegistryWorker(reactor, partial(databases.open_registry, url))
-    directories: dict[str, str | None] = dict.fromkeys(config.domains)
+    directory = config.beyond.component is not None
+    directories = {one: f"keys.{one}" if directory else None for one in config.domains}
     signer = GateSigner(reactor, config.state, directories, worker)
     service = GateService(config, worker, signer, reactor)
     return _serve(service, worker, signer, reactor)
@@ -91,8 +94,15 @@ class GateService:
         self._worker = worker
         self._signer = signer
         certificates = _certificates(config)
+        self._borders = borders(reactor, config.domains, config.beyond, worker, signer)
         self._gate = Gate(
-            reactor, settings(config), certificates, worker, signer, self._count
+            reactor,
+            settings(config),
+            certificates,
+            worker,
+            signer,
+            self._count,
+            self._borders,
         )
         self._metrics: Metrics | None = None
         self._stopping = False
@@ -114,6 +124,7 @@ class GateService:
         metrics = self._serve_metrics()
         on_signals(self._reactor, self.stop, self.reload)
         gate.start()
+        self._borders.start()
         for warning in gate.certificates.warnings:
             say(warning)
         for line in lines:
@@ -165,6 +176,7 @@ class GateService:
             port.stopListening()
         self._gate.ports.clear()
         done = self._gate.stop()
+        done.addCallback(lambda _: self._borders.stop())
         done.addCallback(lambda _: self._worker.stop())
         done.addCallback(lambda _: self._reactor.stop())
 
@@ -177,8 +189,11 @@ class GateService:
         except Fault as fault:
             say(f"the configuration was not reloaded: {fault.text}")
             return
+        enforced = self.config.beyond.enforcement
         if config.listeners != self.config.listeners:
             say("other listeners are taken at the next start only")
+        if replace(config.beyond, enforcement=enforced) != self.config.beyond:
+            say("what concerns other domains is taken at the next start only")
         self.config = config
         self._gate.reload(settings(config), certificates)
         for warning in (*config.warnings, *certificates.warnings):
@@ -192,6 +207,7 @@ def settings(config: GateConfig) -> Settings:
         domains=config.domains,
         backends={name: (one.host, one.port) for name, one in config.backends.items()},
         policies=config.policies,
+        enforcement=config.beyond.enforcement,
         proxy_out=config.proxy_out,
         proxy_in=config.proxy_in,
         strangers=config.strangers,

@@ -58,6 +58,15 @@ def gate() -> None:
     metavar="NETWORK",
     help="Balancers that tell the gate the client's address.",
 )
+@click.option(
+    "--component",
+    metavar="HOST:PORT",
+    help="The server's port for components: the directories keys.D.",
+)
+@click.option(
+    "--component-secret-file", metavar="FILE", help="What server and gate share."
+)
+@click.option("--resolver", metavar="ADDR:PORT", help="DNS server to ask.")
 @click.option("--metrics", metavar="ADDR:PORT", help="Serve /metrics and /healthz.")
 @click.option(
     f"--{METRICS_SWITCH}",

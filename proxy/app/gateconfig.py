@@ -19,6 +19,7 @@ from ..gate.policy import Network, Policies, Policy, Rule
 from ..wire.jid import Jid
 from .addresses import Address, Listener, address_of, is_loopback, listeners_of
 from .config import LogLevel
+from .gatebeyond import Beyond, beyond_of
 from .sources import METRICS_SWITCH, Origin, Sources, as_path, as_text, slips
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class GateConfig:
     :param proxy_out: the PROXY header that servers get.
     :param proxy_in: networks whose connections begin with one.
     :param metrics: where ``/metrics`` and ``/healthz`` are served, None for nowhere.
+    :param beyond: other domains, and what may be said.
     :param again: reads the same sources once more (SIGHUP); raises as
         :func:`load` does, and then this configuration stays in force.
     """
@@ -54,6 +56,7 @@ class GateConfig:
     proxy_out: Version | None
     proxy_in: tuple[Network, ...]
     metrics: Address | None
+    beyond: Beyond
     strangers: int
     strangers_each: int
     log_level: LogLevel
@@ -73,6 +76,7 @@ def load(options: Mapping[str, object], environ: Mapping[str, str]) -> GateConfi
             hint="--listen 0.0.0.0:5222 takes clients that use STARTTLS",
         )
     backends = dict(_backends(sources, domains))
+    beyond = beyond_of(sources)
     return GateConfig(
         domains=domains,
         listeners=listeners,
@@ -84,11 +88,12 @@ def load(options: Mapping[str, object], environ: Mapping[str, str]) -> GateConfi
         proxy_out=_proxy_out(sources),
         proxy_in=tuple(_networks(sources, "proxy-from")),
         metrics=_metrics(sources),
+        beyond=beyond,
         strangers=_number(sources, "strangers", STRANGERS),
         strangers_each=_number(sources, "strangers-each", STRANGERS_EACH),
         log_level=cast(LogLevel, sources.word("log-level", get_args(LogLevel), "info")),
         log_json=sources.flag("log-json", default=False),
-        warnings=tuple(_warnings(sources, backends)),
+        warnings=(*_warnings(sources, backends), *beyond.warnings),
         again=partial(load, dict(options), dict(sources.environ)),
     )
 

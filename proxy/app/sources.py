@@ -49,11 +49,18 @@ _GATE = (
     "proxy-from",
     "metrics",
     METRICS_SWITCH,
+    "component",
+    "component-secret-file",
+    "resolver",
+    "enforce",
+    "between",
     "strangers",
     "strangers-each",
     "log-level",
     "log-json",
 )
+_GATE_TABLES = {"enforce": ("outbound", "inbound"), "between": ("probe", "ca")}
+"""Tables inside the gate's; ``enforce.outbound`` is ``enforce-outbound`` elsewhere."""
 _GATE_POLICY = ("domain", "account", "network", "policy")
 # Variables that other parts read (named crash points, the client's account), so
 # that a warning about a likely slip of the pen does not name them.
@@ -122,14 +129,21 @@ class Sources:
             yield self.options[option], Origin(f"--{name}", "option")
         if variable in self.environ:
             yield self.environ[variable], Origin(variable, "variable")
-        table = self._table(name)
-        if isinstance(table, Mapping) and name in table:
-            yield table[name], self.in_file(name)
+        table, key = self._place(name)
+        if isinstance(table, Mapping) and key in table:
+            place = name.replace("-", ".", 1) if key != name else name
+            yield table[key], self.in_file(place)
 
-    def _table(self, name: str) -> object:
-        if self.section:
-            return self.document.get(self.section)
-        return self.document.get("policy") if name in _POLICY else self.document
+    def _place(self, name: str) -> tuple[object, str]:
+        """The table of the file in which *name* stands, and its key there."""
+        if not self.section:
+            inside = self.document.get("policy") if name in _POLICY else self.document
+            return inside, name
+        table = self.document.get(self.section)
+        first, _, rest = name.partition("-")
+        if rest in _GATE_TABLES.get(first, ()) and isinstance(table, Mapping):
+            return table.get(first), rest
+        return table, name
 
     def in_file(self, name: str) -> Origin:
         """Name a key of the TOML file."""
@@ -209,6 +223,10 @@ def _checked(document: dict[str, object], path: Path) -> dict[str, object]:
 
 def _checked_gate(table: Mapping[str, object], path: Path) -> dict[str, object]:
     gate = _known(table, _GATE, "gate.", path)
+    for name, keys in _GATE_TABLES.items():
+        if name in gate:
+            inner = _table(gate[name], f"gate.{name}", path)
+            gate[name] = _known(inner, keys, f"gate.{name}.", path)
     rows = gate.get("policy")
     if isinstance(rows, list):
         gate["policy"] = [
@@ -248,6 +266,8 @@ def _suggestion(key: str, keys: tuple[str, ...], prefix: str) -> str:
     places |= {f"policy.{name}": name for name in _POLICY}
     places |= {f"gate.policy.{name}": name for name in _GATE_POLICY}
     places |= {f"gate.{name}": name for name in _GATE}
+    for table, inner in _GATE_TABLES.items():
+        places |= {f"gate.{table}.{name}": name for name in inner}
     places |= {name: name for name in _TOP}
     places |= {f"{prefix}{name}": name for name in keys}
     close = difflib.get_close_matches(key, list(places.values()), n=1, cutoff=0.6)
@@ -318,6 +338,7 @@ def slips(environ: Mapping[str, str]) -> Iterator[str]:
     # Only a warning: TILLIE_* is also what container platforms set by themselves
     # for a service that happens to have this name (TILLIE_SERVICE_HOST).
     names = {*_TOP, *_POLICY, *_SERVER, *_GATE}
+    names |= {f"{table}-{key}" for table, keys in _GATE_TABLES.items() for key in keys}
     known = [f"TILLIE_{name.upper().replace('-', '_')}" for name in names]
     known += _OTHER_VARIABLES
     odd = sorted(name for name in environ if name not in known)

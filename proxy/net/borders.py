@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 
 from ..gate.between import Domains, Outcome
 from ..gate.inquiry import Finding, Proof
@@ -31,6 +31,17 @@ class Borders:
     @property
     def domains(self) -> Domains | None:
         return self._prober.domains if self._prober is not None else None
+
+    def start(self) -> None:
+        """Connect the directories."""
+        for component in self.components.values():
+            component.start()
+
+    def stop(self) -> Deferred[None]:
+        """End the directories' streams; fires when they are gone."""
+        gone = gatherResults([one.stop() for one in self.components.values()])
+        gone.addCallback(lambda _: None)
+        return gone
 
     def probe(self, domain: str) -> Deferred[Outcome]:
         """Whether *domain* has a key between servers; never fails."""
