@@ -23,7 +23,8 @@ class Gate(Program):
 
     `backends` maps domains to loopback ports, `leaves` to their certificates. With
     `direct` there is a listener for direct TLS too. `port` and `direct_port` stay
-    the same over restarts. `limit_files` is the process's RLIMIT_NOFILE.
+    the same over restarts. Other domains' servers are not probed unless
+    TILLIE_BETWEEN_PROBE in `environment` says so. `limit_files` is the process's RLIMIT_NOFILE.
     """
 
     folder: Path
@@ -40,10 +41,25 @@ class Gate(Program):
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.environment = {"TILLIE_BETWEEN_PROBE": "no", **self.environment}
 
     @property
     def state(self) -> Path:
         return self.folder / "state"
+
+    def use_directory(self, port: int, secret: str) -> Gate:
+        """Have it run `keys.DOMAIN` for each domain on the server's component port."""
+        file = self.folder / "component-secret"
+        file.write_text(secret)
+        file.chmod(0o600)
+        more = (
+            "--component",
+            f"127.0.0.1:{port}",
+            "--component-secret-file",
+            str(file),
+        )
+        self.arguments = (*self.arguments, *more)
+        return self
 
     def start(self, *, seconds: float = 20) -> Gate:
         """Start it and return when it listens.
