@@ -51,16 +51,16 @@ apt_install() {
 }
 
 # The package starts a server on the standard ports. Nobody asked for that one.
-install_prosody() {
+install_server() {
     local systemd=
     [ ! -d /run/systemd/system ] || systemd=yes
-    [ -z "$systemd" ] || quiet as_root systemctl mask prosody.service
-    apt_install prosody
+    [ -z "$systemd" ] || quiet as_root systemctl mask "$1.service"
+    apt_install "$1"
     if [ -n "$systemd" ]; then
-        quiet as_root systemctl unmask prosody.service
-        quiet as_root systemctl disable prosody.service || true
-    elif [ -x /etc/init.d/prosody ]; then
-        quiet as_root /etc/init.d/prosody stop || true
+        quiet as_root systemctl unmask "$1.service"
+        quiet as_root systemctl disable "$1.service" || true
+    elif [ -x "/etc/init.d/$1" ]; then
+        quiet as_root "/etc/init.d/$1" stop || true
     fi
 }
 
@@ -80,6 +80,7 @@ packages() {
         case $name in
             # Debian keeps its programs off the path
             postgresql) compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null ;;
+            ejabberd) [ -x /usr/sbin/ejabberdctl ] ;;
             *) command -v "$name" >/dev/null || [ -x "/usr/bin/$name" ] ;;
         esac || missing+=("$name")
     done
@@ -89,7 +90,8 @@ packages() {
     local others=()
     for name in "${missing[@]}"; do
         case $name in
-            prosody | postgresql) "install_$name" ;;
+            prosody | ejabberd) install_server "$name" ;;
+            postgresql) install_postgresql ;;
             *) others+=("$name") ;;
         esac
     done

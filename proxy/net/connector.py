@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
+from OpenSSL import SSL
 from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import ClientFactory
@@ -71,6 +72,8 @@ class Connector:
     :param timeout: seconds for TCP and for the TLS handshake each; three times
         as much for everything that ``connect`` does.
     :param role: as whom we come, which decides on records, ports and names.
+    :param context: made by ``client_context`` and changed since, in place of a
+        new one; *trust_anchors* are not looked at then.
     :raises ConfigFault: see ``check_overrides``; a domain or file is no good.
     """
 
@@ -84,6 +87,7 @@ class Connector:
         trust_anchors: Path | None = None,
         timeout: float = 10.0,
         role: Role = "client",
+        context: SSL.Context | None = None,
     ) -> None:
         check_overrides(servers, tls)
         self._reactor = reactor
@@ -92,7 +96,9 @@ class Connector:
         self._modes = {a_label(domain): mode for domain, mode in tls.items()}
         # Reading the system's authorities takes 10 ms, which start-up need not
         # wait for; a file that a person named is looked at at once.
-        self._context = client_context(trust_anchors) if trust_anchors else None
+        self._context = context
+        if context is None and trust_anchors is not None:
+            self._context = client_context(trust_anchors)
         self._timeout = timeout
         self._role = role
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,33 +60,38 @@ class Authority:
         self,
         *names: str,
         label: str = "leaf",
+        clients: bool = False,
         starts: datetime.timedelta = datetime.timedelta(days=-1),
         lasts: datetime.timedelta = datetime.timedelta(days=30),
     ) -> Leaf:
         """Issue a server certificate for DNS names and IP addresses.
 
-        A negative `lasts` gives one that has expired.
+        A negative `lasts` gives one that has expired. With `clients` it is good
+        for the connecting side too (extended key usage).
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
-            self._builder(_name(names[0]), key, starts=starts, lasts=lasts)
-            .add_extension(
-                x509.SubjectAlternativeName([_general_name(one) for one in names]),
-                critical=False,
-            )
-            .add_extension(
-                x509.BasicConstraints(ca=False, path_length=None), critical=True
-            )
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]),
-                critical=False,
-            )
-            .sign(self._key, hashes.SHA256())
-        )
+        builder = self._builder(_name(names[0]), key, starts=starts, lasts=lasts)
+        builder = _for_server(builder, names, clients=clients)
+        certificate = builder.sign(self._key, hashes.SHA256())
+        return self._files(label, certificate, key, self.ca.read_bytes())
+
+    def self_signed(self, *names: str, label: str = "self-signed") -> Leaf:
+        """Make a server certificate that only its own key vouches for."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = _name(names[0])
+        builder = self._builder(subject, key, issuer=key)
+        builder = _for_server(builder, names, clients=True)
+        return self._files(label, builder.sign(key, hashes.SHA256()), key)
+
+    def _files(
+        self,
+        label: str,
+        certificate: x509.Certificate,
+        key: ec.EllipticCurvePrivateKey,
+        chain: bytes = b"",
+    ) -> Leaf:
         files = Leaf(self.folder / f"{label}.pem", self.folder / f"{label}.key")
-        files.certificate.write_bytes(
-            certificate.public_bytes(Encoding.PEM) + self.ca.read_bytes()
-        )
+        files.certificate.write_bytes(certificate.public_bytes(Encoding.PEM) + chain)
         files.key.write_bytes(
             key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         )
@@ -105,16 +111,17 @@ class Authority:
         subject: x509.Name,
         key: ec.EllipticCurvePrivateKey,
         *,
+        issuer: ec.EllipticCurvePrivateKey | None = None,
         starts: datetime.timedelta = datetime.timedelta(days=-1),
         lasts: datetime.timedelta = datetime.timedelta(days=30),
     ) -> x509.CertificateBuilder:
         now = datetime.datetime.now(datetime.UTC)
         begin = min(now + starts, now + lasts - datetime.timedelta(days=1))
-        issuer = self._key.public_key()
+        issuing = (issuer or self._key).public_key()
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
-            .issuer_name(self._name)
+            .issuer_name(self._name if issuer is None else subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(begin)
@@ -124,10 +131,24 @@ class Authority:
                 critical=False,
             )
             .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer),
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(issuing),
                 critical=False,
             )
         )
+
+
+def _for_server(
+    builder: x509.CertificateBuilder, names: Sequence[str], *, clients: bool
+) -> x509.CertificateBuilder:
+    san = x509.SubjectAlternativeName([_general_name(one) for one in names])
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH]
+    if clients:
+        usages.append(ExtendedKeyUsageOID.CLIENT_AUTH)
+    return (
+        builder.add_extension(san, critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+    )
 
 
 def _name(text: str) -> x509.Name:

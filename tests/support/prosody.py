@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,7 +45,7 @@ http_ports = {{ {http} }}
 https_ports = {{ }}
 network_settings = {{ tcp_nodelay = true }}
 modules_enabled = {{ {modules} {more_modules} }}
-modules_disabled = {{ "s2s"; "s2s_auth_certs" }}
+{between_servers}
 authentication = "internal_hashed"
 default_iteration_count = {iterations}
 storage = "internal"
@@ -52,14 +53,41 @@ archive_expires_after = "never"
 smacks_hibernation_time = 300
 c2s_require_encryption = {require_encryption}
 allow_unencrypted_plain_auth = {plain_auth}
-ssl = {{ certificate = "{certificate}"; key = "{key}" }}
-c2s_direct_tls_ssl = {{ certificate = "{certificate}"; key = "{key}" }}
+ssl = {{ {certificate} {trust} }}
+c2s_direct_tls_ssl = {{ {certificate} }}
 {options}
 {hosts}
+{services}
+{behind_gate}
+"""
+
+_SERVICES = """
 Component "conference.{first}" "muc"
   restrict_room_creation = false
   muc_room_default_public = false
 Component "upload.{first}" "http_file_share"
+"""
+
+_NO_SERVERS = 'modules_disabled = { "s2s"; "s2s_auth_certs" }'
+
+# The file is Lua: a table stands in for DNS, which Prosody cannot be given a port for.
+_SERVERS = """
+local servers = {{ {table} }}
+package.preload["net.resolvers.service"] = function ()
+  local basic = require "net.resolvers.basic"
+  local function none(hostname)
+    local told = "no SRV record for "..hostname
+    return {{ hostname = hostname; last_error = told; next = function (_, cb) cb() end }}
+  end
+  return {{ new = function (hostname, service, conn_type, extra)
+    local port = service == "xmpp-server" and servers[hostname]
+    if not port then return none(hostname) end
+    return basic.new("127.0.0.1", port, conn_type, extra)
+  end }}
+end
+s2s_interfaces = {{ "127.0.0.1" }}
+s2s_ports = {{ {port} }}
+s2s_timeout = 10
 """
 
 
@@ -69,25 +97,43 @@ class Prosody:
 
     `starttls_port` takes clients with STARTTLS, `direct_port` those with direct
     TLS (XEP-0368). `limits=True` switches Debian's rate limits on (10 kB/s).
-    `options` is Lua put before the hosts.
+    `options` is Lua put before the hosts, `modules` are further ones; `services=False` leaves rooms and uploads out.
+
+    `peers` maps foreign domains to the loopback ports of their servers and lets it
+    federate, on `s2s_port` and as Debian's does, with dialback; without, it talks to
+    no other server. `ca` is whom it trusts beside the system. `behind_gate` is
+    what `tillie gate config prosody` printed, included behind all else as Debian's
+    conf.d is; then there is no direct TLS, and the printed c2s port counts.
     """
 
     folder: Path
-    leaf: Leaf
+    leaf: Leaf | None
     domains: Sequence[str] = ("a.test", "b.test")
     limits: bool = False
     require_encryption: bool = True
     options: str = ""
     log_level: str = "info"
+    services: bool = True
+    modules: Sequence[str] = ()
+    peers: Mapping[str, int] | None = None
+    ca: Path | None = None
+    behind_gate: str = ""
     starttls_port: int = field(init=False)
     direct_port: int = field(init=False)
     http_port: int = field(init=False)
+    s2s_port: int = field(init=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
-        self.starttls_port, self.direct_port, self.http_port = free_ports(3)
-        self._write_configuration()
+        ports = free_ports(4)
+        self.starttls_port, self.direct_port, self.http_port, self.s2s_port = ports
+        if self.behind_gate:
+            found = re.search(
+                r"^c2s_ports = { (\d+) }$", self.behind_gate, re.MULTILINE
+            )
+            assert found, "no c2s port in what was printed"
+            self.starttls_port, self.direct_port = int(found[1]), 0
 
     @property
     def log(self) -> str:
@@ -117,7 +163,8 @@ class Prosody:
         )
 
     def start(self) -> None:
-        """Start it and return when both ports accept connections."""
+        """Start it and return when its ports accept connections."""
+        self._write_configuration()
         with (self.folder / "output").open("ab") as output:
             self._process = subprocess.Popen(
                 ["prosody", "-F", "--config", str(self.folder / "prosody.cfg.lua")],
@@ -155,7 +202,10 @@ class Prosody:
     def _ready(self) -> bool:
         if not self.running:
             raise AssertionError(f"Prosody ended at once\n{self._explain()}")
-        return listens(self.starttls_port) and listens(self.direct_port)
+        ports = [self.starttls_port, self.direct_port]
+        if self.peers is not None:
+            ports.append(self.s2s_port)
+        return all(listens(port) for port in ports if port)
 
     def _end(self, how: signal.Signals) -> None:
         process, self._process = self._process, None
@@ -182,17 +232,36 @@ class Prosody:
             direct=self.direct_port,
             http=self.http_port,
             modules=_MODULES,
-            more_modules='"limits";' if self.limits else "",
+            more_modules=('"limits";' if self.limits else "")
+            + ('"dialback";' if self.peers is not None else "")
+            + "".join(f'"{one}";' for one in self.modules),
             iterations=ITERATIONS,
             require_encryption=str(self.require_encryption).lower(),
             plain_auth=str(not self.require_encryption).lower(),
-            certificate=self.leaf.certificate,
-            key=self.leaf.key,
+            certificate=self._certificate(),
+            trust=f'cafile = "{self.ca}"' if self.ca else "",
             options=limits + self.options,
             hosts="\n".join(f'VirtualHost "{one}"' for one in self.domains),
-            first=self.domains[0],
+            services=_SERVICES.format(first=self.domains[0]) if self.services else "",
+            between_servers=self._between_servers(),
+            behind_gate='Include "conf.d/*.cfg.lua"' if self.behind_gate else "",
         )
         (self.folder / "prosody.cfg.lua").write_text(text)
+        if self.behind_gate:
+            folder = self.folder / "conf.d"
+            folder.mkdir(exist_ok=True)
+            (folder / "tillie-gate.cfg.lua").write_text(self.behind_gate)
+
+    def _certificate(self) -> str:
+        if self.leaf is None:
+            return ""
+        return f'certificate = "{self.leaf.certificate}"; key = "{self.leaf.key}";'
+
+    def _between_servers(self) -> str:
+        if self.peers is None:
+            return _NO_SERVERS
+        table = "; ".join(f'["{name}"] = {port}' for name, port in self.peers.items())
+        return _SERVERS.format(table=table, port=self.s2s_port)
 
 
 def _encoded(name: str) -> str:

@@ -1,0 +1,239 @@
+"""`tillie gate check` on real servers: what is well, and each thing that is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+
+from proxy.app.addresses import Address
+from proxy.app.checking import Asked
+from proxy.app.gatecheck import look
+from proxy.gate.outside import Finding
+
+from ..support.federation import Federation
+from ..support.gate import Gate
+from ..support.names import Names
+from ..support.prosody import Prosody
+from ..support.tap import Tap
+from ..support.tillie import ROOT
+
+A = "a.test"
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Federation]:
+    federation = Federation(tmp_path)
+    yield federation
+    federation.close()
+
+
+@pytest.fixture
+def gate(federation: Federation) -> Iterator[Gate]:
+    """A gate in front of a Prosody that has the printed lines."""
+    server = federation.prosody(A, federation.leaf(A))
+    federation.start()
+    gate = gate_before(federation, server)
+    yield gate
+    gate.kill()
+
+
+def gate_before(federation: Federation, server: Prosody, *arguments: str) -> Gate:
+    return Gate(
+        federation.folder / "gate",
+        {A: server.starttls_port},
+        {A: federation.leaf(A)},
+        arguments,
+        direct=True,
+    ).start()
+
+
+def command(federation: Federation, *arguments: str) -> tuple[int, str]:
+    """Run `tillie gate check a.test` with the test's authority."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "proxy", "gate", "check", A),
+            *("--ca", str(federation.authority.ca), *arguments),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=100,
+        check=False,
+    )
+    assert done.stderr == ""
+    return done.returncode, done.stdout
+
+
+def asked(federation: Federation, **options: Any) -> Asked:
+    options = {"usual_ports": (), "seconds": 5.0, **options}
+    return Asked(domain=A, ca=federation.authority.ca, **options)
+
+
+def local(port: int) -> Address:
+    return Address("127.0.0.1", port)
+
+
+async def looked(what: Asked) -> list[Finding]:
+    """What is found, on the reactor of the tests."""
+    return await look(reactor, what)
+
+
+def bad(found: list[Finding]) -> dict[str, str]:
+    """What failed, but for the directory, which the gates of these tests lack."""
+    return {
+        one.check: one.text
+        for one in found
+        if one.ok is False and one.check != "directory"
+    }
+
+
+def test_all_is_well_behind_a_gate_with_the_printed_lines(
+    federation: Federation, gate: Gate
+) -> None:
+    other = federation.authority.leaf("x.test", label="x")
+    s2s = f"127.0.0.1:{federation.servers[A].s2s_port}"
+    code, out = command(
+        *(federation, "--server", f"127.0.0.1:{gate.port}", "--s2s", s2s, "--json"),
+        *("--s2s-cert", str(other.certificate), "--s2s-key", str(other.key)),
+    )
+    rows = json.loads(out)
+    assert {row["check"] for row in rows if row["ok"] is False} == {"directory"}
+    assert code == 1
+    well = {row["check"] for row in rows if row["ok"] is True}
+    assert well >= {
+        *("tls", "old-tls", "policy", "proof", "server-key", "no-key", "around"),
+        *("s2s-tls", "s2s-no-tls", "s2s-no-certificate", "s2s-wrong-certificate"),
+        *("s2s-right-certificate", "s2s-other-name"),
+    }
+    roads = " ".join(row["text"] for row in rows if row["check"] == "no-key")
+    for road in ("PLAIN", "SCRAM-SHA-1", "ANONYMOUS", "registration", "XEP-0078"):
+        assert road in roads
+    assert "Run Tillie on this computer" in roads
+
+
+@pytest_twisted.ensureDeferred
+async def test_direct_tls_is_noticed_by_itself(
+    federation: Federation, gate: Gate
+) -> None:
+    s2s = local(federation.servers[A].s2s_port)
+    found = await looked(asked(federation, server=local(gate.direct_port), s2s=s2s))
+    assert not bad(found)
+    assert "direct TLS" in next(one.where for one in found if one.check == "tls")
+
+
+def test_dir_09_the_server_itself_where_a_gate_should_be(
+    federation: Federation,
+) -> None:
+    server = federation.prosody(A, federation.leaf(A))
+    federation.start()
+    code, out = command(
+        *(federation, "--server", f"127.0.0.1:{server.starttls_port}"),
+        *("--s2s", f"127.0.0.1:{server.s2s_port}"),
+    )
+    assert code == 1
+    assert "no gate answers here" in out
+    assert "hint: gate: let the server listen on loopback only" in out
+
+
+@pytest_twisted.ensureDeferred
+async def test_dir_09_dns_leads_around_the_gate(
+    federation: Federation, gate: Gate
+) -> None:
+    server = federation.servers[A]
+    names = Names()
+    try:
+        names.services(A, {"_xmpp-client": gate.port, "_xmpp-server": server.s2s_port})
+        names.service(f"_xmpp-client._tcp.{A}", "localhost", server.starttls_port)
+        found = await looked(asked(federation, resolver=local(names.port)))
+    finally:
+        names.stop()
+    assert "no gate answers here" in bad(found)["gate"]
+    where = [one.where for one in found if one.check == "gate"]
+    assert where
+    assert all(f":{server.starttls_port} " in one for one in where)
+    assert any(one.check == "proof" and one.ok for one in found)
+
+
+@pytest_twisted.ensureDeferred
+async def test_what_ends_tls_in_front_of_a_gate_is_found(
+    federation: Federation, gate: Gate
+) -> None:
+    balancer = Tap(federation.authority, federation.leaf(A), gate.direct_port, A)
+    balancer.start()
+    try:
+        s2s = local(federation.servers[A].s2s_port)
+        found = await looked(asked(federation, server=local(balancer.port), s2s=s2s))
+    finally:
+        balancer.stop()
+    assert "another TLS connection" in bad(found)["proof"]
+
+
+@pytest.mark.parametrize("printed", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_dir_09_bosh_and_websocket_are_roads_around_the_gate(
+    federation: Federation, printed: bool
+) -> None:
+    server = federation.prosody(
+        A, federation.leaf(A), behind_gate=printed, modules=("bosh", "websocket")
+    )
+    federation.start()
+    gate = gate_before(federation, server)
+    try:
+        found = await looked(
+            asked(
+                federation,
+                server=local(gate.port),
+                s2s=local(server.s2s_port),
+                usual_ports=(server.http_port,),
+            )
+        )
+    finally:
+        gate.kill()
+    around = {one.where: one.text for one in found if one.check == "around"}
+    if printed:
+        assert around == {"127.0.0.1": f"no way in at {server.http_port}"}
+    else:
+        place = f"127.0.0.1:{server.http_port}"
+        assert set(around) == {f"{place}/http-bind", f"{place}/xmpp-websocket"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_links_that_certificates_do_not_decide_on_are_found(
+    federation: Federation,
+) -> None:
+    """Debian's dialback without the printed lines."""
+    server = federation.prosody(A, federation.leaf(A), behind_gate=False)
+    federation.start()
+    gate = gate_before(federation, server)
+    try:
+        found = await looked(
+            asked(federation, server=local(gate.port), s2s=local(server.s2s_port))
+        )
+    finally:
+        gate.kill()
+    wrong = bad(found)
+    assert set(wrong) == {"s2s-no-certificate", "s2s-wrong-certificate"}
+    assert all("dialback is offered" in one for one in wrong.values())
+
+
+@pytest_twisted.ensureDeferred
+async def test_optional_is_no_lock(federation: Federation) -> None:
+    server = federation.prosody(A, federation.leaf(A))
+    federation.start()
+    gate = gate_before(federation, server, "--policy", "optional")
+    try:
+        found = await looked(
+            asked(federation, server=local(gate.port), s2s=local(server.s2s_port))
+        )
+    finally:
+        gate.kill()
+    assert set(bad(found)) == {"policy"}
+    assert [one.ok for one in found if one.check == "no-key"] == [None]
