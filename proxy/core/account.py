@@ -98,6 +98,7 @@ class Account:
         self.catch_up = CatchUp(self.identity, clock)
         self.streams: list[Session] = []
         self.in_flight: dict[str, Session] = {}
+        self._cut: set[str] | None = None
         self._lookups: dict[str, _LookUp] = {}
         self._caused: deque[int] = deque()
         self.publication = Publication(self)
@@ -111,6 +112,7 @@ class Account:
         self.ratchets.forget_caches()
         self.inbox.forget_caches()
         self.unheard.forget_caches()
+        self._cut = None
 
     def reconfigure(self, settings: Settings) -> None:
         """Policies changed; pinned contacts and words for single JIDs stay."""
@@ -225,6 +227,7 @@ class Account:
         """*session* is over: what it asked will not be answered any more."""
         if session in self.streams:
             self.streams.remove(session)
+        self._cut = None
         for row, holder in list(self.in_flight.items()):
             if holder is session:
                 del self.in_flight[row]
@@ -270,6 +273,14 @@ class Account:
             or manifest.root.fingerprint != self.identity.fingerprint
         ):
             raise TrustFault("the server shows other keys for the own account")
+
+    def stream_names(self) -> set[str]:
+        """The client streams that there are: live ones, and cut ones that the server
+        may still hold something for."""
+        if self._cut is None:
+            rows = self.store.scan("stream", self.jid)
+            self._cut = {stream for stream, _ in rows}
+        return self._cut | {session.stream for session in self.streams}
 
     def audience(self, contact: Contact | None) -> list[tuple[str, bytes]]:
         """Accounts that read a lane towards *contact*; None: only the own one."""

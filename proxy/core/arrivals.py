@@ -8,11 +8,13 @@ for a key holds back later ones of the same sender and nobody else's; after
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element
 
 from ..errors import REMOTE, PeerFault, TrustFault
 from ..rules import classes
+from ..suites.fields import fields
 from ..suites.lanes import Header
 from ..wire import tree
 from ..wire.jid import Jid
@@ -32,11 +34,16 @@ _OWN_NODES = "urn:x-tillie:"
 
 
 class Arrivals:
-    """The incoming messages of *session*."""
+    """The incoming messages of *session*.
 
-    def __init__(self, account: Account, session: Session) -> None:
+    :param stream: the client stream that they are for: the session's own, or the
+        cut one that it empties.
+    """
+
+    def __init__(self, account: Account, session: Session, stream: str) -> None:
         self._account = account
         self._session = session
+        self._stream = stream
         self._inbox = account.inbox
         self._again_at = 0
 
@@ -51,12 +58,12 @@ class Arrivals:
             self._layer(stanza, sender)
             return
         peer = str(sender.bare)
-        if self._inbox.blocking(self._session.stream, peer) and not _archived(stanza):
+        if self._inbox.blocking(self._stream, peer) and not _archived(stanza):
             # its grants may be what the one it queues behind is waiting for
             _, taken = grants.take_beside(self._account, stanza, peer)
             if taken:
                 self._retry_all(peer)
-        if self._inbox.blocking(self._session.stream, peer) and not _archived(stanza):
+        if self._inbox.blocking(self._stream, peer) and not _archived(stanza):
             self._hold(stanza, peer)
         else:
             self._process(stanza, peer, None)
@@ -94,7 +101,8 @@ class Arrivals:
             used = None
         if not self._fresh(verdict):
             return
-        self._give(verdict.message, stanza)
+        seal = (verdict.key, verdict.digest) if verdict.key else None
+        self._give(verdict.message, stanza, seal)
         if used is not None and self._session.connected:
             peer = str(Jid.parse(stanza.from_ or self._account.jid).bare)
             rotations = self._session.house.rotations(self._account)
@@ -122,17 +130,20 @@ class Arrivals:
         return self._inbox.fresh(
             verdict.key,
             verdict.digest,
-            self._session.stream or "00" * 8,
-            self._session.bound_at,
+            self._stream,
+            self._account.stream_names(),
             self._account.clock(),
         )
 
-    def _give(self, message: Element, stanza: Stanza) -> None:
+    def _give(
+        self, message: Element, stanza: Stanza, seal: tuple[str, bytes] | None = None
+    ) -> None:
         unchanged = message is stanza.tree()
         data = stanza.to_bytes() if unchanged else tree.serialise(message)
         row = ""
         if _worth_keeping(message, stanza):
-            row = self._inbox.add(data, self._account.clock())
+            now = self._account.clock()
+            row = self._inbox.add(data, self._stream, _what(stanza, seal), now)
         if self._session.deliver(data, row) and row:
             self._account.in_flight[row] = self._session
 
@@ -146,7 +157,7 @@ class Arrivals:
             self._account.notice(peer, f"too many messages of {peer} wait for a key")
             return None
         return self._inbox.hold(
-            self._session.stream, peer, stanza.to_bytes(), self._account.clock()
+            self._stream, peer, stanza.to_bytes(), self._account.clock()
         )
 
     def _release(self, held: Held | None) -> None:
@@ -234,10 +245,9 @@ class Arrivals:
     def client_ready(self) -> None:
         """The client is available: what earlier streams left is for it."""
         account = self._account
-        for row, data in self._inbox.waiting():
-            holder = account.in_flight.get(row)
-            if holder is None or holder.over:
-                self._give_again(row, data)
+        busy = {row for row, one in account.in_flight.items() if not one.over}
+        for row, data in self._inbox.owed(busy):
+            self._give_again(row, data)
         held = self._own_held()
         for one in held:
             one.asked = False
@@ -345,6 +355,18 @@ def _own_event(stanza: Stanza) -> bool:
 
 def _archived(stanza: Stanza) -> bool:
     return any(name.endswith("}result") for name in stanza.children)
+
+
+def _what(stanza: Stanza, seal: tuple[str, bytes] | None) -> bytes:
+    """What the copies of one message have in common, those for two streams and a
+    carbon beside the message itself: its seal's name, or its content; 16 bytes."""
+    if seal is not None:
+        return sha256(fields("shown-seal", *seal)).digest()[:16]
+    *_, message = stanza.tree().iter("{jabber:client}message")
+    made = classes.SERVER_MADE_OUTSIDE
+    parts = [tree.serialise(child) for child in message if child.tag not in made]
+    root = [message.get(name) for name in ("from", "type", "id")]
+    return sha256(fields("shown", *root, *parts)).digest()[:16]
 
 
 def _worth_keeping(message: Element, stanza: Stanza) -> bool:

@@ -8,6 +8,8 @@ remembered, so that it is not shown again however it comes back (ENC-12).
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from ..keys.store import Store
@@ -19,6 +21,8 @@ SEEN_FOR = 90 * 24 * 3600 * 1000
 GRANTED_FOR = 14 * 24 * 3600 * 1000
 HELD_FOR = 30_000
 KEPT_LATE = 14 * 24 * 3600 * 1000
+# of a row: 8 bytes for the stream, 16 for what makes two copies the same
+_PREFIX = 24
 
 
 @dataclass(slots=True)
@@ -63,10 +67,15 @@ class Inbox:
 
     # -- for a client ------
 
-    def add(self, data: bytes, now: int) -> str:
-        """Keep a message until :meth:`delivered`; the row's name."""
+    def add(self, data: bytes, stream: str, what: bytes, now: int) -> str:
+        """Keep a message that *stream* is owed until :meth:`delivered`.
+
+        :param what: 16 bytes, the same for each stream's copy of one message.
+        :return: the row's name.
+        """
         row = self._row(now)
-        self._store.put("inbox", self._account, row, data)
+        record = bytes.fromhex(stream) + what + data
+        self._store.put("inbox", self._account, row, record)
         return row
 
     def delivered(self, rows: list[str]) -> None:
@@ -74,31 +83,56 @@ class Inbox:
             self._store.delete("inbox", self._account, row)
 
     def waiting(self) -> list[tuple[str, bytes]]:
-        return self._store.scan("inbox", self._account)
+        """The names of all rows and their messages, in order of arrival."""
+        rows = self._store.scan("inbox", self._account)
+        return [(row, record[_PREFIX:]) for row, record in rows]
+
+    def owed(self, busy: Container[str]) -> list[tuple[str, bytes]]:
+        """What waits for a client that comes now, without the *busy* rows.
+
+        Streams that ended were owed a copy each: the client gets one, and the
+        others are forgotten.  The second of two equal messages on one stream is
+        the second on another: bots repeat themselves, ids included.
+        """
+        on_stream: Counter[bytes] = Counter()
+        in_all: Counter[bytes] = Counter()
+        found = []
+        for row, record in self._store.scan("inbox", self._account):
+            if row in busy:
+                continue
+            copy, what = record[:_PREFIX], record[8:_PREFIX]
+            on_stream[copy] += 1
+            if on_stream[copy] <= in_all[what]:
+                self._store.delete("inbox", self._account, row)
+            else:
+                in_all[what] += 1
+                found.append((row, record[_PREFIX:]))
+        return found
 
     # -- seen before ------
 
     def fresh(
-        self, key: str, digest: bytes, stream: str, bound_at: int, now: int
+        self, key: str, digest: bytes, stream: str, streams: Iterable[str], now: int
     ) -> bool:
         """Whether a sealed message is to be shown on *stream*, and remember it.
 
-        Each stream that was there when it first came gets it once (two clients
-        of one account); a stream opened later does not: what comes again then
-        is a repetition by the server, or a replay.
+        Each of the *streams* that there were when it first came gets it once
+        (two clients of one account); a stream opened later does not: what comes
+        again then is a repetition by the server, or a replay.  What is written
+        down is who has not had it yet, so no clock decides.
         """
         name = f"{key}/{digest.hex()}"
         record = self._store.get("seen", self._account, name)
-        mark = bytes.fromhex(stream)
         if record is None:
             first = now.to_bytes(8, "big")
-            self._store.put("seen", self._account, name, first + mark)
-            return True
-        first_at = int.from_bytes(record[:8], "big")
-        streams = [record[at : at + 8] for at in range(8, len(record), 8)]
-        if mark in streams or bound_at > first_at:
-            return False
-        self._store.put("seen", self._account, name, record + mark)
+            owed = {bytes.fromhex(one) for one in streams}
+        else:
+            first = record[:8]
+            owed = {record[at : at + 8] for at in range(8, len(record), 8)}
+            if bytes.fromhex(stream) not in owed:
+                return False
+        rest = sorted(owed - {bytes.fromhex(stream)})
+        self._store.put("seen", self._account, name, b"".join([first, *rest]))
         return True
 
     def used(self, key: str, digest: bytes) -> bool:

@@ -126,7 +126,7 @@ class Recovery:
         self._emptying = self._cuts.pop(0)
         ledger.arrived(self._house.store, account.jid, self._emptying, h)
         self.received(self._emptying.received)
-        self._session.receive_for(account)
+        self._session.receive_for(self._emptying.stream)
         self._uplink.ask("get", None, Element(PING), lambda _: self._emptied())
 
     def received(self, count: int) -> None:

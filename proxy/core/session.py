@@ -79,7 +79,6 @@ class Session:
         self.phase = Phase.LOGIN
         self.account: Account | None = None
         self.jid: Jid | None = None
-        self.bound_at = 0
         self.available = False
         self.client_gone = False
         self.client = ClientLeg(
@@ -215,13 +214,13 @@ class Session:
         self._client_outputs(self.client.admit(offers.behind_login(features)))
 
     def bound(self, jid: Jid, result: Stanza) -> None:
-        self.jid, self.bound_at = jid, self.house.clock()
+        self.jid = jid
         self.phase = Phase.LIVE
         self.own.streams.append(self)
-        self.receive_for(self.own)
+        self.receive_for(self.stream)
         live = {stream.stream for stream in self.own.streams}
         self.repeats = Repeats(self.house.store, self.own.jid, self.stream)
-        self.repeats.load(live, self.bound_at)
+        self.repeats.load(live, self.house.clock())
         self.to_client(result.to_bytes())
 
     def linking(self, jid: Jid, result: Stanza) -> None:
@@ -342,9 +341,9 @@ class Session:
         """The connection is gone, or could not be made."""
         self._server.lost(fault)
 
-    def receive_for(self, account: Account) -> None:
-        """Messages that come on this stream are for *account*."""
-        self._arrivals = Arrivals(account, self)
+    def receive_for(self, stream: str) -> None:
+        """Messages that come are for this client stream of the account."""
+        self._arrivals = Arrivals(self.own, self, stream)
 
     def from_server(self, stanza: Stanza) -> None:
         """A stanza that answers no question of Tillie's."""

@@ -339,7 +339,7 @@ def test_rel_34_two_clients_of_one_account_come_back_at_once(bed: Bed) -> None:
         client.ping()
     shown = [[number(one) for one in client.messages()] for client in clients]
     for numbers in shown:
-        # shown again with its id it may be: its Tillie was killed
         assert in_order(numbers)
+        assert twice(numbers) == []
     before = {number(one) for one in bob.messages()}
     assert before | set(shown[0]) | set(shown[1]) >= set(both.alice.accepted)

@@ -20,6 +20,7 @@ from proxy.keys.store import MemoryStore, Store
 A, PEER, OTHER = "a@a.test", "b@b.test", "c@a.test"
 NOW = 1_700_000_000_000
 DESK, PHONE, LATER = "11" * 8, "22" * 8, "33" * 8
+WHAT, ELSE = b"\1" * 16, b"\2" * 16
 HASH, CHANGED = b"\1" * 16, b"\2" * 16
 
 
@@ -51,14 +52,14 @@ def test_rel_01_a_message_waits_over_a_kill_in_order(
     texts = [b"<%d/>" % at for at in range(30)]
     with store.transaction():
         for text in texts:
-            inbox.add(text, NOW)
+            inbox.add(text, DESK, WHAT, NOW)
     assert [data for _, data in Inbox(store, A).waiting()] == texts
 
 
 def test_rows_after_a_kill_come_behind_those_before(store: MemoryStore) -> None:
     for at in range(3):
         with store.transaction():
-            Inbox(store, A).add(b"%d" % at, NOW + at)
+            Inbox(store, A).add(b"%d" % at, DESK, WHAT, NOW + at)
     assert [data for _, data in Inbox(store, A).waiting()] == [b"0", b"1", b"2"]
 
 
@@ -67,7 +68,7 @@ def test_rel_21_a_clock_set_back_overwrites_nothing(
 ) -> None:
     with store.transaction():
         for now in (NOW, NOW, NOW - 3_600_000, 0, NOW):
-            inbox.add(str(now).encode(), now)
+            inbox.add(str(now).encode(), DESK, WHAT, now)
     assert len(inbox.waiting()) == 5
     assert [int(data) for _, data in inbox.waiting()] == [
         NOW,
@@ -84,7 +85,7 @@ def test_rel_21_the_same_moment_in_two_runs_overwrites_nothing(
     """The clock stood still, or was set back to it, over a restart."""
     for text in (b"first run", b"second run"):
         with store.transaction():
-            Inbox(store, A).add(text, NOW)
+            Inbox(store, A).add(text, DESK, WHAT, NOW)
     assert [data for _, data in Inbox(store, A).waiting()] == [
         b"first run",
         b"second run",
@@ -93,7 +94,7 @@ def test_rel_21_the_same_moment_in_two_runs_overwrites_nothing(
 
 def test_what_was_delivered_waits_no_longer(store: MemoryStore, inbox: Inbox) -> None:
     with store.transaction():
-        first, second = inbox.add(b"1", NOW), inbox.add(b"2", NOW)
+        first, second = (inbox.add(one, DESK, WHAT, NOW) for one in (b"1", b"2"))
         inbox.delivered([first])
     assert inbox.waiting() == [(second, b"2")]
     with store.transaction():
@@ -101,62 +102,125 @@ def test_what_was_delivered_waits_no_longer(store: MemoryStore, inbox: Inbox) ->
     assert inbox.waiting() == []
 
 
+def owed(inbox: Inbox, *busy: str) -> list[bytes]:
+    return [data for _, data in inbox.owed(busy)]
+
+
+def test_rel_34_what_two_streams_were_owed_is_given_once(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    with store.transaction():
+        for stream in (DESK, PHONE):
+            inbox.add(b"<x/>", stream, WHAT, NOW)
+        inbox.add(b"<y/>", PHONE, ELSE, NOW)
+        assert owed(inbox) == [b"<x/>", b"<y/>"]
+    assert len(inbox.waiting()) == 2
+
+
+@pytest.mark.parametrize("order", [(DESK, PHONE, DESK, PHONE), (PHONE,) * 2 + (DESK,)])
+def test_rel_34_what_a_bot_said_twice_is_given_twice(
+    store: MemoryStore, inbox: Inbox, order: tuple[str, ...]
+) -> None:
+    with store.transaction():
+        for stream in order:
+            inbox.add(b"<x/>", stream, WHAT, NOW)
+        assert owed(inbox) == [b"<x/>"] * 2
+
+
+def test_rel_34_what_is_being_given_to_another_client_is_left_to_it(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    with store.transaction():
+        busy = inbox.add(b"<for desk/>", DESK, WHAT, NOW)
+        inbox.add(b"<for phone/>", PHONE, WHAT, NOW)
+        assert owed(inbox, busy) == [b"<for phone/>"]
+    assert len(inbox.waiting()) == 2
+
+
 # -- seen before (I12, ENC-12) ------------------------------------------------
 
 
 def fresh(
-    inbox: Inbox, stream: str, bound_at: int, now: int, digest: bytes = HASH
+    inbox: Inbox,
+    stream: str,
+    streams: tuple[str, ...] = (DESK, PHONE),
+    digest: bytes = HASH,
 ) -> bool:
-    return inbox.fresh("lane/n", digest, stream, bound_at, now)
+    return inbox.fresh("lane/n", digest, stream, streams, NOW)
 
 
 def test_i12_a_message_is_shown_once_on_a_stream(
     store: MemoryStore, inbox: Inbox
 ) -> None:
     with store.transaction():
-        assert fresh(inbox, DESK, NOW - 9, NOW)
-        assert not fresh(inbox, DESK, NOW - 9, NOW + 1)
+        assert fresh(inbox, DESK)
+        assert not fresh(inbox, DESK)
 
 
 def test_i12_each_stream_that_was_there_gets_it(
     store: MemoryStore, inbox: Inbox
 ) -> None:
     with store.transaction():
-        assert fresh(inbox, DESK, NOW - 9, NOW)
-        assert fresh(inbox, PHONE, NOW - 5, NOW + 1)
+        assert fresh(inbox, DESK)
+        assert fresh(inbox, PHONE)
         for stream in (DESK, PHONE):
-            assert not fresh(inbox, stream, NOW - 9, NOW + 2)
+            assert not fresh(inbox, stream)
 
 
 def test_i12_a_stream_opened_later_does_not(store: MemoryStore, inbox: Inbox) -> None:
+    """Whatever the clock says: it is set back, or stands still."""
     with store.transaction():
-        assert fresh(inbox, DESK, NOW - 9, NOW)
-        assert not fresh(inbox, LATER, NOW + 1, NOW + 2)
+        assert fresh(inbox, DESK)
+        assert not fresh(inbox, LATER, (DESK, PHONE, LATER))
+        assert fresh(inbox, PHONE, (DESK, PHONE, LATER))
+
+
+def test_i12_a_cut_stream_is_not_owed_what_it_showed(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    """While it is emptied, it counted as a stream of no name that was always there:
+    it was given, once more, what it and every other stream had shown."""
+    with store.transaction():
+        assert fresh(inbox, DESK)
+        assert fresh(inbox, PHONE)
+    inbox = Inbox(store, A)
+    with store.transaction():
+        for cut in (DESK, PHONE):
+            assert not fresh(inbox, cut)
+
+
+def test_i12_a_cut_stream_is_owed_what_only_the_other_showed(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    with store.transaction():
+        assert fresh(inbox, DESK)
+    with store.transaction():
+        assert fresh(Inbox(store, A), PHONE)
 
 
 def test_i7_another_ciphertext_under_a_used_index_is_shown(
     store: MemoryStore, inbox: Inbox
 ) -> None:
     with store.transaction():
-        assert fresh(inbox, DESK, NOW - 9, NOW)
-        assert fresh(inbox, DESK, NOW - 9, NOW, CHANGED)
-        assert not fresh(inbox, DESK, NOW - 9, NOW, CHANGED)
+        assert fresh(inbox, DESK)
+        assert fresh(inbox, DESK, digest=CHANGED)
+        assert not fresh(inbox, DESK, digest=CHANGED)
 
 
 def test_enc_12_it_is_remembered_over_a_kill(store: MemoryStore, inbox: Inbox) -> None:
     with store.transaction():
-        fresh(inbox, DESK, NOW - 9, NOW)
+        fresh(inbox, DESK)
     with store.transaction():
-        assert not fresh(Inbox(store, A), DESK, NOW - 9, NOW + 5)
+        assert not fresh(Inbox(store, A), DESK)
 
 
 def test_rel_14_what_was_not_committed_was_not_shown(
     store: MemoryStore, inbox: Inbox
 ) -> None:
     with undone(store):
-        assert fresh(inbox, DESK, NOW - 9, NOW)
+        assert fresh(inbox, DESK)
     with store.transaction():
-        assert fresh(inbox, DESK, NOW - 9, NOW)
+        assert fresh(inbox, DESK)
 
 
 # -- held ---------------------------------------------------------------------
@@ -241,20 +305,20 @@ def test_enc_12_what_was_seen_is_forgotten_after_its_time_only(
     store: MemoryStore, inbox: Inbox
 ) -> None:
     with store.transaction():
-        inbox.fresh("old", HASH, DESK, NOW, NOW)
-        inbox.fresh("new", HASH, DESK, NOW, NOW + 5)
+        inbox.fresh("old", HASH, DESK, [DESK], NOW)
+        inbox.fresh("new", HASH, DESK, [DESK], NOW + 5)
         inbox.prune(NOW + SEEN_FOR + 3, NOW + SEEN_FOR)
-        assert not inbox.fresh("new", HASH, DESK, NOW, NOW + SEEN_FOR + 3)
-        assert inbox.fresh("old", HASH, DESK, NOW, NOW + SEEN_FOR + 3)
+        assert not inbox.fresh("new", HASH, DESK, [DESK], NOW + SEEN_FOR + 3)
+        assert inbox.fresh("old", HASH, DESK, [DESK], NOW + SEEN_FOR + 3)
 
 
 def test_enc_12_what_was_seen_is_known_as_long_as_a_prekey_could_open_it(
     store: MemoryStore, inbox: Inbox
 ) -> None:
     with store.transaction():
-        inbox.fresh("old", HASH, DESK, NOW, NOW)
+        inbox.fresh("old", HASH, DESK, [DESK], NOW)
         later = NOW + 2 * SEEN_FOR
         inbox.prune(later, NOW + GRANTED_FOR)
-        assert not inbox.fresh("old", HASH, DESK, NOW, later)
+        assert not inbox.fresh("old", HASH, DESK, [DESK], later)
         inbox.prune(later, NOW + GRANTED_FOR + 1)
-        assert inbox.fresh("old", HASH, DESK, NOW, later)
+        assert inbox.fresh("old", HASH, DESK, [DESK], later)
