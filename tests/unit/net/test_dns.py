@@ -268,7 +268,8 @@ async def test_res_11_a_resolver_that_hangs(zone: Zone, resolver: Resolver) -> N
     assert await resolver.candidates(NAME, 0.2) == [Candidate(NAME, 5222, False)]
     with pytest.raises(EnvFault, match="has no address"):
         await resolver.addresses(NAME, 0.2)
-    assert reactor.seconds() - started < 2
+    # ten seconds in all; the library by itself would ask for a minute
+    assert reactor.seconds() - started < 10
 
 
 @pytest_twisted.ensureDeferred
