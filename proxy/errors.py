@@ -55,6 +55,11 @@ class StoreFault(EnvFault):
     default_condition = "resource-constraint"
 
 
+class LostFault(StoreFault):
+    """The disk lost what it was given, or the database is damaged: no later write can
+    be believed, so the program ends (REL-15, REL-17)."""
+
+
 class ConfigFault(Fault):
     """The configuration or the command line is wrong; nothing was started."""
 

@@ -10,19 +10,21 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..core import crash
 from ..core.account import Settings
 from ..core.house import House
-from ..errors import EnvFault, Fault
+from ..errors import EnvFault, Fault, LostFault
 from ..keys.sqlite import open_store
 from ..keys.store import Store
 from . import control
 from .addresses import Listener
 from .config import Config
 from .log import start as start_log
+from .terminal import escaped
 
 
 def run(config: Config) -> int:
@@ -40,7 +42,18 @@ def run(config: Config) -> int:
         reactor.run(installSignalHandlers=False)
     finally:
         store.close()
-    return service.code
+    if service.lost is not None:
+        _end_at_once(service.lost)
+    return 0
+
+
+def _end_at_once(fault: LostFault) -> NoReturn:
+    """A normal end would close the database: write to it, and believe the disk."""
+    for line in (f"tillie: error: {fault.text}", f"hint: {fault.hint}"):
+        with suppress(OSError):
+            sys.stderr.write(f"{escaped(line)}\n")
+            sys.stderr.flush()
+    os._exit(1)
 
 
 def _now() -> int:
@@ -57,7 +70,7 @@ class Service:
         from ..net.localca import LocalCertificates
 
         self.config = config
-        self.code = 0
+        self.lost: LostFault | None = None
         self._reactor = reactor
         self._store = store
         self._house = House(store, _now, settings(config))
@@ -71,6 +84,7 @@ class Service:
         )
         certificates = LocalCertificates(config.state / "local")
         self._driver = Driver(reactor, self._house, self._connector, certificates)
+        self._driver.on_lost = self._give_up
         self._ports: list[Any] = []
         self._listeners: list[str] = []
         self._control: control.ControlPort | None = None
@@ -103,13 +117,23 @@ class Service:
         """SIGTERM: no new clients, streams end in good order, then the end."""
         if self._stopping:
             return
+        self._close()
+        done = self._driver.stop()
+        done.addCallback(lambda _: self._reactor.stop())
+
+    def _close(self) -> None:
         self._stopping = True
         for port in self._ports:
             port.stopListening()
         if self._control is not None:
             self._control.stop()
-        done = self._driver.stop()
-        done.addCallback(lambda _: self._reactor.stop())
+
+    def _give_up(self, fault: LostFault) -> None:
+        """The store is lost: the clients get their last words, then the end."""
+        self.lost = self.lost or fault
+        if not self._stopping:
+            self._close()
+            self._driver.gone().addCallback(lambda _: self._reactor.stop())
 
     def reload(self) -> None:
         """SIGHUP: read the configuration again; policies apply at once."""

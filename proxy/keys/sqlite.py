@@ -8,6 +8,10 @@ Values are AES-256-GCM under the key file, bound to shelf, account and key, so
 that rows cannot be swapped.  Shelves, accounts (bare JIDs) and keys are in
 clear.  Damage, a missing key file or a missing database is an error for the
 person; nothing is ever made anew in its place (REL-17, REL-18).
+
+A full disk fails a commit, and the next one is tried again (REL-14).  When the disk
+says that it lost a write (``fsync`` failed), the store is closed for good: the kernel
+takes such pages for written, and the next ``fsync`` would not speak of them (REL-15).
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from ..errors import LocalFault, StoreFault
+from ..errors import LocalFault, LostFault, StoreFault
 from ..suites.entropy import token
 from ..suites.fields import fields
 
@@ -32,6 +36,12 @@ KEY_FILE = "store.key"
 LOCK_FILE = "lock"
 MARKER = "open"
 _SIDE_FILES = ("", "-wal", "-journal")
+_LOST = {
+    sqlite3.SQLITE_IOERR_FSYNC: "the disk failed to keep what was written to it",
+    sqlite3.SQLITE_IOERR_DIR_FSYNC: "the disk failed to keep what was written to it",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+    sqlite3.SQLITE_NOTADB: "it is damaged",
+}
 
 
 def open_store(
@@ -52,7 +62,8 @@ def open_store(
     except sqlite3.OperationalError as error:
         raise StoreFault(
             f"the database in {folder} cannot be used: {error}",
-            hint="look whether the disk is full, read-only, or out of your reach",
+            hint="look whether another program has it open, and whether the disk is "
+            "full, read-only, or out of your reach",
         ) from error
     except sqlite3.Error as error:
         raise _damaged(folder, str(error)) from error
@@ -195,6 +206,7 @@ def _connect(folder: Path) -> sqlite3.Connection:
     # SQLite gives its -wal file the mode of the database
     path.chmod(0o600)
     _check(folder)
+    _write_log_again(folder)
     connection = sqlite3.connect(path, isolation_level=None, timeout=5)
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA journal_mode = WAL")
@@ -222,6 +234,20 @@ def _check(folder: Path) -> None:
             index.unlink(missing_ok=True)
     if verdict != "ok":
         raise _damaged(folder, str(verdict))
+
+
+def _write_log_again(folder: Path) -> None:
+    """After a bad end the log can be readable and yet not be on the disk: pages whose
+    ``fsync`` failed look written.  Written again they are kept, or this start fails.
+
+    :raises OSError: they are not.
+    """
+    with suppress(FileNotFoundError), (folder / f"{DATABASE}-wal").open("r+b") as log:
+        data = log.read()
+        log.seek(0)
+        log.write(data)
+        log.flush()
+        os.fsync(log.fileno())
 
 
 def _mark_open(folder: Path, connection: sqlite3.Connection) -> None:
@@ -289,6 +315,7 @@ class SqliteStore:
         self._begun = False
         self._wrote = False
         self._pending: dict[_Name, bytes | None] = {}
+        self._lost: LostFault | None = None
         if self.get("check", "", "") != b"tillie":
             raise StoreFault(
                 "the key file does not belong to this database",
@@ -299,10 +326,11 @@ class SqliteStore:
         name = (shelf, account, key)
         if name in self._pending:
             return self._pending[name]
+        self._check_kept()
         try:
             row = self._db.execute(_GET, name).fetchone()
         except sqlite3.Error as error:
-            raise _unusable(error) from error
+            raise self._failed(error) from error
         return None if row is None else self._read(row[0], shelf, account, key)
 
     def put(self, shelf: str, account: str, key: str, value: bytes) -> None:
@@ -320,20 +348,22 @@ class SqliteStore:
     def scan(
         self, shelf: str, account: str, prefix: str = ""
     ) -> list[tuple[str, bytes]]:
+        self._check_kept()
         self._flush()
         bounds = (shelf, account, prefix, prefix + "\U0010ffff")
         try:
             rows = self._db.execute(_SCAN, bounds).fetchall()
         except sqlite3.Error as error:
-            raise _unusable(error) from error
+            raise self._failed(error) from error
         return [(key, self._read(value, shelf, account, key)) for key, value in rows]
 
     def accounts(self) -> list[str]:
+        self._check_kept()
         self._flush()
         try:
             rows = self._db.execute(_ACCOUNTS).fetchall()
         except sqlite3.Error as error:
-            raise _unusable(error) from error
+            raise self._failed(error) from error
         return [account for (account,) in rows]
 
     def transaction(self) -> AbstractContextManager[None]:
@@ -344,17 +374,20 @@ class SqliteStore:
         return self._wrote
 
     def close(self) -> None:
-        # the marker first: without it a log may be there or not
-        with suppress(OSError):
-            self._marker.unlink()
-        with suppress(sqlite3.Error):
-            self._db.close()
+        """In good order, unless the store is lost: then all is left as it lies."""
+        if self._lost is None:
+            # the marker first: without it a log may be there or not
+            with suppress(OSError):
+                self._marker.unlink()
+            with suppress(sqlite3.Error):
+                self._db.close()
         with suppress(OSError):
             os.close(self._lock)
 
     def _begin(self) -> None:
         if self._open:
             raise LocalFault("a transaction is open already")
+        self._check_kept()
         self._open = True
 
     def _commit(self) -> None:
@@ -366,7 +399,7 @@ class SqliteStore:
         try:
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            raise _unusable(error) from error
+            raise self._failed(error) from error
         self._begun = False
 
     def _end(self) -> None:
@@ -397,7 +430,7 @@ class SqliteStore:
             if kept:
                 self._db.executemany(_PUT, kept)
         except sqlite3.Error as error:
-            raise _unusable(error) from error
+            raise self._failed(error) from error
         self._pending.clear()
 
     def _read(self, value: bytes, shelf: str, account: str, key: str) -> bytes:
@@ -411,6 +444,25 @@ class SqliteStore:
                 "is not the one it was written with",
                 hint="put the state folder back from your backup",
             ) from error
+
+    def _failed(self, error: sqlite3.Error) -> StoreFault:
+        """What to say of *error*; where a write was lost, nothing is tried again."""
+        code = getattr(error, "sqlite_errorcode", 0)
+        why = _LOST.get(code) or _LOST.get(code & 0xFF)
+        if why is None:
+            return StoreFault(
+                f"the database could not be used: {error}",
+                hint="look whether the disk is full or read-only",
+            )
+        self._lost = LostFault(
+            f"the database cannot be relied on any more: {why}",
+            hint="look at the disk and the system's log before you start Tillie again",
+        )
+        return self._lost
+
+    def _check_kept(self) -> None:
+        if self._lost is not None:
+            raise self._lost
 
 
 class _Transaction:
@@ -428,10 +480,3 @@ class _Transaction:
                 self._store._commit()
         finally:
             self._store._end()
-
-
-def _unusable(error: sqlite3.Error) -> StoreFault:
-    return StoreFault(
-        f"the database could not be used: {error}",
-        hint="look whether the disk is full or read-only",
-    )

@@ -37,7 +37,7 @@ from ..core.vocabulary import (
     ToClient,
     ToServer,
 )
-from ..errors import EnvFault, Fault, LocalFault
+from ..errors import EnvFault, Fault, LocalFault, LostFault
 from .connector import Connector
 from .link import Link
 from .localca import LocalCertificates
@@ -68,6 +68,7 @@ class Driver:
         self.certificates = certificates
         self.connections: dict[Session, Connection] = {}
         self.names: set[str] = set()
+        self.on_lost: Callable[[LostFault], None] = lambda fault: None
         self._ticking: Any = None
 
     def factory(self, *, secure: bool) -> Factory:
@@ -89,6 +90,10 @@ class Driver:
         """End every session in good order; fires when all connections are gone."""
         for session in list(self.connections):
             self.run(session, session.stop)
+        return self.gone()
+
+    def gone(self) -> Deferred[None]:
+        """Fires when all connections are gone, after 4 s at most."""
         done: Deferred[None] = Deferred()
         self._until_gone(done, 40)
         return done
@@ -150,6 +155,9 @@ class Driver:
         Every session that had effects in it ends, and so does the one it was
         for; the server keeps what was not acknowledged (REL-14).
         """
+        if isinstance(fault, LostFault):
+            self._lost(fault)
+            return
         hit = {one for one in self.connections if one.pending}
         hit |= {connection.session for connection, _ in work}
         if session is not None:
@@ -160,13 +168,21 @@ class Driver:
         except Fault:
             # not even reading works: nobody can go on
             hit = set(self.connections)
-        for one in hit:
+        self._fail(hit, fault)
+
+    def _fail(self, sessions: set[Session], fault: Fault) -> None:
+        for one in sessions:
             one.take()
             one.fail(fault)
             connection = self.connections.get(one)
             if connection is not None:
                 connection.perform(one.take())
         self.house.dirty.clear()
+
+    def _lost(self, fault: LostFault) -> None:
+        """Nobody can go on: all are told, and the program ends (REL-15)."""
+        self._fail({one for one in self.connections if not one.over}, fault)
+        self.on_lost(fault)
 
 
 class _ClientFactory(Factory):  # type: ignore[misc] # Twisted has no types here

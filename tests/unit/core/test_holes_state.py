@@ -24,7 +24,7 @@ from proxy.core.vocabulary import (
     ToServer,
 )
 from proxy.core.writing import Reader
-from proxy.errors import StoreFault
+from proxy.errors import LostFault, StoreFault
 from proxy.keys.sqlite import open_store
 from proxy.net.driver import Connection, Driver
 from proxy.rules import marks
@@ -202,6 +202,26 @@ def test_rel_14_failed_commit_ends_each_session_that_had_a_part_in_it() -> None:
     again = c.world.login(c.a, ALICE, "again")
     again.say(BOB, "not lost")
     assert c.bob.bodies[-1] == "not lost"
+
+
+def test_rel_15_a_lost_store_ends_every_session_and_is_told_on() -> None:
+    """A failed commit ends those that had a part in it; this one ends all."""
+    c = couple()
+    second = c.world.login(c.a, ALICE, "two")
+    driver, edges = driven(c, c.alice, second)
+    told: list[LostFault] = []
+    driver.on_lost = told.append
+    lost = LostFault("the disk failed")
+
+    def work() -> None:
+        raise lost
+
+    assert not driver.run(c.alice.session, work, "received")
+    assert told == [lost]
+    for edge in edges:
+        assert edge.session.over
+        assert b"the disk failed" in edge.told(ToClient)
+        assert edge.told(ToServer) == b""
 
 
 def test_rel_14_failed_tick_ends_one_session_and_not_the_others() -> None:

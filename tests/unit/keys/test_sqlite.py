@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import os
@@ -16,8 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from proxy.errors import StoreFault
-from proxy.keys.sqlite import DATABASE, KEY_FILE, SCHEMA, SqliteStore, open_store
+from proxy.errors import LostFault, StoreFault
+from proxy.keys.sqlite import (
+    DATABASE,
+    KEY_FILE,
+    MARKER,
+    SCHEMA,
+    SqliteStore,
+    open_store,
+)
 
 A = "a@a.test"
 SECRET = b"the private key of a@a.test, 01234567"
@@ -457,3 +465,124 @@ def test_a_sealed_message_lies_in_the_tree_and_not_on_a_page_beside_it(
         grown = store._db.execute(pages).fetchone()[0] - before
     # two and a bit fill a page, and the index takes some; beside it would be 100 more
     assert grown < 75
+
+
+class Failing:
+    """A connection whose statements that begin with *word* fail by an SQLite code."""
+
+    def __init__(self, real: sqlite3.Connection, word: str, code: int) -> None:
+        self.real, self.word, self.code = real, word, code
+        self.asked: list[str] = []
+
+    def execute(self, statement: str, *rest: object) -> sqlite3.Cursor:
+        self.asked.append(statement)
+        if statement.startswith(self.word):
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = self.code
+            raise error
+        return self.real.execute(statement, *rest)  # type: ignore[arg-type]
+
+    def executemany(self, statement: str, rows: list[object]) -> sqlite3.Cursor:
+        self.asked.append(statement)
+        if statement.startswith(self.word):
+            return self.execute(statement)
+        return self.real.executemany(statement, rows)  # type: ignore[arg-type]
+
+
+def failing(store: SqliteStore, word: str, code: int) -> Failing:
+    broken = Failing(store._db, word, code)
+    store._db = broken  # type: ignore[assignment]
+    return broken
+
+
+CORRUPT_INDEX = sqlite3.SQLITE_CORRUPT | 3 << 8
+
+
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [
+        pytest.param("COMMIT", sqlite3.SQLITE_IOERR_FSYNC, id="REL-15-fsync"),
+        pytest.param("COMMIT", sqlite3.SQLITE_IOERR_DIR_FSYNC, id="REL-15-folder"),
+        pytest.param("SELECT value", sqlite3.SQLITE_CORRUPT, id="REL-17-read"),
+        pytest.param("INSERT", CORRUPT_INDEX, id="REL-17-write"),
+        pytest.param("SELECT key", sqlite3.SQLITE_NOTADB, id="REL-17-scan"),
+    ],
+)
+def test_rel_15_17_after_a_lost_write_nothing_more_is_tried(
+    folder: Path, word: str, code: int
+) -> None:
+    store = open_store(folder)
+    with store.transaction():
+        store.put("send", A, "n", b"1")
+    broken = failing(store, word, code)
+
+    def work() -> None:
+        with store.transaction():
+            store.put("send", A, "n", b"2")
+        store.get("send", A, "n")
+        store.scan("send", A)
+
+    with pytest.raises(LostFault, match="cannot be relied on") as told:
+        work()
+    assert told.value.hint
+    broken.word = "none of them fails any more"
+    asked = len(broken.asked)
+    for again in (
+        lambda: store.get("send", A, "n"),
+        lambda: store.scan("send", A),
+        store.accounts,
+    ):
+        with pytest.raises(LostFault):
+            again()
+    with pytest.raises(LostFault), store.transaction():
+        store.put("send", A, "n", b"3")
+    store.close()
+    assert [one for one in broken.asked[asked:] if one != "ROLLBACK"] == []
+    # as after a kill: the marker stands, and so does the log
+    assert (folder / MARKER).exists()
+    assert (folder / f"{DATABASE}-wal").stat().st_size
+    broken.real.close()
+
+
+@pytest.mark.parametrize(
+    "code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_READONLY]
+)
+def test_rel_14_15_what_was_not_written_is_tried_again(folder: Path, code: int) -> None:
+    """The other side of it: no write was believed, so none is missed."""
+    with opened(folder) as store:
+        broken = failing(store, "COMMIT", code)
+        with pytest.raises(StoreFault, match="could not be used"), store.transaction():
+            store.put("send", A, "n", b"1")
+        assert store.get("send", A, "n") is None
+        broken.word = "none of them fails any more"
+        with store.transaction():
+            store.put("send", A, "n", b"2")
+        assert store.get("send", A, "n") == b"2"
+        store._db = broken.real
+
+
+def test_rel_15_a_log_that_was_left_is_written_again_before_it_is_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages whose `fsync` failed look written to everyone: only a new write and a new
+    `fsync` can tell.  If that fails too, the start does, and nothing was changed."""
+    killed(folder)
+    log = folder / f"{DATABASE}-wal"
+    before = log.read_bytes()
+    synced: list[tuple[int, int]] = []
+    fsync = os.fsync
+
+    def noting(handle: int) -> None:
+        of = os.fstat(handle)
+        synced.append((of.st_dev, of.st_ino))
+        if synced[-1] == (log.stat().st_dev, log.stat().st_ino):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    text, _ = refusal(folder)
+    assert "Input/output error" in text
+    assert log.read_bytes() == before
+    monkeypatch.undo()
+    with opened(folder) as store:
+        assert store.get("own", A, "root") == SECRET
