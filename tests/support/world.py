@@ -13,22 +13,29 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, SubElement
 
+from proxy.core import grants
 from proxy.core.account import Account, Settings
 from proxy.core.directory import KEY, PREKEY
 from proxy.core.keyrequests import Request
+from proxy.core.writing import Reader
 from proxy.errors import EnvFault
+from proxy.rules import envelope
 from proxy.suites import lanes
 from proxy.suites.fields import b64
 
 from .raw import BIND, CLIENT, SASL, STREAM
 from .scripted import SM, render
 from .simulator import (
+    ALICE,
+    BOB,
     CARBONS,
     LANE,
     MESSAGE,
+    PAYLOAD,
     SEAL,
+    SEALS,
     Client,
     Couple,
     Tillie,
@@ -279,6 +286,53 @@ def keyreq(
         f" seq='{seq}' time='{now}' nonce='{b64(signed.nonce)}'>"
         f"{b64(signed.signature)}</keyreq>"
     )
+
+
+def reseal(
+    c: Couple,
+    *,
+    sender: str = BOB,
+    to: str = ALICE,
+    accounts: object = None,
+    content: bytes = b"<body xmlns='jabber:client'>misused</body>",
+) -> Element:
+    """A message of Bob's whose inside says what he should not say.
+
+    Bob holds real keys and breaks the rules; the lane is granted to Alice.
+
+    :param content: the bytes between the envelope's content tags.
+    """
+    bob = c.b.account(BOB)
+    contact = bob.contacts.get(ALICE)
+    assert contact is not None
+    inside = envelope.Envelope("chat", "m", sender, to, (), {})
+    plaintext = envelope.write(inside, c.world.now)
+    empty = b"<content/>" if b"<content/>" in plaintext else b"<content></content>"
+    assert plaintext.count(empty) == 1
+    plaintext = plaintext.replace(empty, b"<content>" + content + b"</content>")
+    with c.b.writing():
+        bob.ratchets.rotate(ALICE)
+        readers = [Reader(ALICE, one.public, key) for one, key in contact.readers]
+        audience = accounts or bob.audience(contact)
+        lane = bob.ratchets.ready(ALICE, audience, readers, c.world.now)  # type: ignore[arg-type]
+        bob.ratchets.mark_granted(ALICE, lane, readers)
+        boxes = [
+            grants.grant_for(one, bob.ratchets.grant(lane, one)) for one in readers
+        ]
+        payload = bob.ratchets.seal(
+            ALICE,
+            lane,
+            plaintext,
+            lanes.Bound("chat", BOB),
+            flags=lanes.WITH_GRANTS,
+        )
+    message = Element(
+        MESSAGE, {"from": f"{BOB}/one", "to": ALICE, "type": "chat", "id": "m"}
+    )
+    seal = SubElement(message, SEALS[0])
+    SubElement(seal, PAYLOAD).text = b64(payload)
+    seal.append(grants.wrapped(bob, boxes))
+    return message
 
 
 def unknown_seal(salt: int) -> str:

@@ -37,6 +37,7 @@ from tests.support.simulator import (
     with_payload,
     without,
 )
+from tests.support.world import reseal
 
 FORGED = (
     f"<message from='{BOB}' to='{ALICE}' type='chat'><body>pay mallory</body></message>"
@@ -570,50 +571,6 @@ def test_id_10_surreptitious_forwarding() -> None:
     c.world.wait(31_000)
     c.world.wait(31_000)
     assert "only between us" not in watch.bodies
-
-
-def reseal(
-    c: Couple, *, sender: str = BOB, to: str = ALICE, accounts: object = None
-) -> Element:
-    """A message of Bob's whose inside says what he should not say.
-
-    Bob holds real keys and breaks the rules; the lane is granted to Alice.
-    """
-    from proxy.core import grants
-    from proxy.core.writing import Reader
-    from proxy.rules import envelope
-    from proxy.suites import lanes
-    from proxy.suites.fields import b64
-
-    bob = c.b.account(BOB)
-    contact = bob.contacts.get(ALICE)
-    assert contact is not None
-    body = Element(BODY)
-    body.text = "misused"
-    inside = envelope.Envelope("chat", "m", sender, to, (body,), {})
-    with c.b.writing():
-        bob.ratchets.rotate(ALICE)
-        readers = [Reader(ALICE, one.public, key) for one, key in contact.readers]
-        audience = accounts or bob.audience(contact)
-        lane = bob.ratchets.ready(ALICE, audience, readers, c.world.now)  # type: ignore[arg-type]
-        bob.ratchets.mark_granted(ALICE, lane, readers)
-        boxes = [
-            grants.grant_for(one, bob.ratchets.grant(lane, one)) for one in readers
-        ]
-        payload = bob.ratchets.seal(
-            ALICE,
-            lane,
-            envelope.write(inside, c.world.now),
-            lanes.Bound("chat", BOB),
-            flags=lanes.WITH_GRANTS,
-        )
-    message = Element(
-        MESSAGE, {"from": f"{BOB}/one", "to": ALICE, "type": "chat", "id": "m"}
-    )
-    seal = SubElement(message, SEALS[0])
-    SubElement(seal, PAYLOAD).text = b64(payload)
-    seal.append(grants.wrapped(bob, boxes))
-    return message
 
 
 def test_a_resealed_message_is_delivered_where_nothing_is_wrong() -> None:

@@ -349,6 +349,11 @@ POSITIONS = {
     "text-before": "{}<body>x</body>",
     "cdata": "<body><![CDATA[{}]]></body>",
     "forwarded": "<body>x</body><forwarded xmlns='urn:xmpp:forward:0'><message><body>{}</body></message></forwarded>",
+    "XML-29-prefixed-body": "<c:body xmlns:c='jabber:client'>{}</c:body>",
+    "XML-31-stanza-namespace-in-a-child": "<body>x</body>"
+    "<x xmlns='urn:example:z'><body xmlns='jabber:client'>{}</body></x>",
+    "XML-31-child-of-the-stanza-namespace": "<body>x</body>"
+    "<x xmlns='jabber:client'><body>{}</body></x>",
     "openpgp": "<x xmlns='jabber:x:encrypted'>{}</x><body>x</body>",
     "omemo": "<encrypted xmlns='eu.siacs.conversations.axolotl'>{}</encrypted>",
     "muc-user": "<body>x</body><x xmlns='http://jabber.org/protocol/muc#user'><z>{}</z></x>",

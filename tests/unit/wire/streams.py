@@ -19,10 +19,8 @@ from proxy.wire.framing import (
 )
 from proxy.wire.stanza import Stanza as RealStanza
 
-HEADER = (
-    b"<?xml version='1.0'?><stream:stream xmlns='jabber:client'"
-    b" xmlns:stream='http://etherx.jabber.org/streams' to='a.test' version='1.0'>"
-)
+from ...support.badxml import HEADER
+
 SMALL = Limits(stanza=2000, hard=8000, depth=8, attributes=6, children=10)
 
 
