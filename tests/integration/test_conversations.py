@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from xml.etree.ElementTree import Element
 
@@ -15,6 +16,7 @@ from ..support.waiting import until
 ALICE, BOB, CAROL = "alice@a.test", "bob@b.test", "carol@a.test"
 MESSAGE = f"{{{CLIENT}}}message"
 CARBONS = "urn:xmpp:carbons:2"
+LIMITS = "{urn:xmpp:stream-limits:0}"
 ERROR_TEXT = f"{{{CLIENT}}}error/{{urn:ietf:params:xml:ns:xmpp-stanzas}}text"
 
 Told = Callable[[str, str], None]
@@ -291,15 +293,24 @@ def test_clear_text_of_somebody_with_keys_is_marked(
     )
 
 
-def test_too_large_a_message_comes_back(two: tuple[Bed, Tillie, Tillie]) -> None:
-    """RES-13: refused here with the size that fits, not by the server's axe."""
+def test_res_13_too_large_a_message_comes_back(two: tuple[Bed, Tillie, Tillie]) -> None:
+    """Refused here with the size that fits, not by the server's axe; and the client
+    was told that size before (XEP-0478), which is less than the server takes."""
     bed, ta, tb = two
     alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
+    with RawClient(ta.port, "a.test") as other:
+        features = other.start_over(ALICE, bed.passwords[ALICE])
+    most = int(features.findtext(f"{LIMITS}limits/{LIMITS}max-bytes") or "0")
     ready(ta)
     ready(tb)
-    text = bed.canaries.secret()
-    ident = alice.say(BOB, (text + " ") * 6000)
-    assert "too large" in error_of(alice, ident)
+    assert 30_000 < most <= 40_000
+    for size in (200_000, most + 4_000):
+        text = bed.canaries.secret()
+        ident = alice.say(BOB, text + "y" * (size - len(text)))
+        answer = error_of(alice, ident)
+        assert "too large" in answer
+        assert re.search(r"\d{2},?\d{3}", answer), answer
     fits = bed.canaries.secret()
     alice.say(BOB, fits + "x" * 35_000)
     assert len(text_of(bob.message(fits, seconds=20))) == 35_032
+    alice.ping()
