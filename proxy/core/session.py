@@ -227,7 +227,7 @@ class Session:
         """The client is told that it is bound; until its device is linked, nothing
         of it leaves."""
         self.phase = Phase.LINKING
-        self.receive_for(self.own)
+        self.receive_for(self.stream)
         self.to_client(result.to_bytes())
         self.pump()
 
