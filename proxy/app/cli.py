@@ -22,10 +22,10 @@ import click
 
 from .. import __version__
 from ..errors import Fault
+from . import gatesetup
 from .config import load, state_folder
 from .control import NotRunning, ask
 from .gatecli import InOrder, gate
-from .gatesetup import check, config
 from .sources import PUBLIC_SWITCH, UsageFault
 from .terminal import escaped, table
 
@@ -336,8 +336,8 @@ _to_come("export", "Write the account's keys to a file.")
 _to_come("import", "Read the account's keys from a file.")
 _to_come("service", "Start Tillie with the machine.")
 tillie.add_command(gate)
-gate.add_command(config)
-gate.add_command(check)
+gate.add_command(gatesetup.config)
+gate.add_command(gatesetup.check)
 
 
 # -- for people -------------------------------------------------------------
