@@ -79,7 +79,7 @@ class Departures:
         session = self._session
         if session.phase is Phase.BINDING:
             # only the bind request itself, and what some clients ask before it
-            return not session.uplink.binding and stanza.name == "iq"
+            return not session.uplink.entering.binding and stanza.name == "iq"
         return session.phase in (Phase.LIVE, Phase.DRAINING, Phase.LINKING)
 
     def _handle(self, stanza: Stanza, since: int) -> bool:
@@ -107,7 +107,7 @@ class Departures:
 
     def _unbound(self, stanza: Stanza) -> None:
         if _BIND in stanza.children:
-            self._session.uplink.bind_requested(stanza.id or "")
+            self._session.uplink.entering.bind_requested(stanza.id or "")
         self._session.uplink.send_uncounted(guard.instruction(stanza))
 
     def _unlinked(self, stanza: Stanza) -> None:

@@ -7,15 +7,12 @@ login is ``core.authentication``'s, the counts are ``core.management``'s.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from enum import Enum, auto
 from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
 from xml.etree.ElementTree import Element
 
 from ..errors import EnvFault, Fault, LocalFault, PeerFault, TrustFault
 from ..wire.framing import (
     AFTER_LOGIN,
-    BEFORE_LOGIN,
     Broken,
     Closed,
     Framer,
@@ -28,6 +25,7 @@ from .authentication import Authentication
 from .management import Management, ResumePoint, TooHigh
 from .presenting import AUTH, Presenting
 from .serverfaults import no_tls, smuggled, stream_fault
+from .serverstates import BEFORE_TLS, NEGOTIATION, NO_STREAM, STARTTLS, Awaiting
 from .streams import (
     END,
     MANAGEMENT,
@@ -65,34 +63,6 @@ if TYPE_CHECKING:
     from .vocabulary import ServerOutput, TlsFacts
 
 Outputs: TypeAlias = "list[ServerOutput]"
-
-# The features of a large server pass 10,000 bytes with some certificates' worth
-# of mechanisms and upgrade tasks; 64 KiB are still nothing to keep.
-_LIMITS = replace(BEFORE_LOGIN, stanza=65_536, hard=65_536)
-_STARTTLS = f"<starttls xmlns='{TLS}'/>".encode()
-
-
-class Awaiting(Enum):
-    """What this leg waits for."""
-
-    CONNECTION = auto()
-    TLS_OFFER = auto()
-    PROCEED = auto()
-    HANDSHAKE = auto()
-    MECHANISMS = auto()
-    PROOF = auto()
-    LOGIN = auto()
-    FEATURES = auto()
-    RESUMPTION = auto()
-    STANZAS = auto()
-    NOTHING = auto()
-
-
-_BEFORE_TLS = frozenset(
-    {Awaiting.CONNECTION, Awaiting.TLS_OFFER, Awaiting.PROCEED, Awaiting.HANDSHAKE}
-)
-# Nothing is read and nothing may be written here: the line is not a stream now.
-_NO_STREAM = frozenset({Awaiting.CONNECTION, Awaiting.HANDSHAKE})
 
 
 class ServerLeg:
@@ -140,7 +110,7 @@ class ServerLeg:
         self._management = Management(resume, self._who())
         self._features = Element(f"{{{STREAMS}}}features")
         self._awaiting = Awaiting.CONNECTION
-        self._framer = Framer(_LIMITS)
+        self._framer = Framer(NEGOTIATION)
         self._handlers: dict[Awaiting, Callable[[Stanza], Outputs]] = {
             Awaiting.TLS_OFFER: self._on_tls_offer,
             Awaiting.PROCEED: self._on_proceed,
@@ -202,7 +172,7 @@ class ServerLeg:
         """Bytes came from the server."""
         if self.over:
             return []
-        if self._awaiting in _NO_STREAM:
+        if self._awaiting in NO_STREAM:
             return self._pipelined()
         framer = self._framer
         out: Outputs = []
@@ -354,12 +324,12 @@ class ServerLeg:
         if f"{{{TLS}}}starttls" not in stanza.children:
             return self._fail(no_tls(self._account.domain, "offers no TLS"))
         self._awaiting = Awaiting.PROCEED
-        return [Send(_STARTTLS)]
+        return [Send(STARTTLS)]
 
     def _on_proceed(self, stanza: Stanza) -> Outputs:
         if (stanza.ns, stanza.name) == (TLS, "proceed"):
             # What the old parser holds came in clear, from anyone.
-            self._framer = Framer(_LIMITS)
+            self._framer = Framer(NEGOTIATION)
             self._awaiting = Awaiting.HANDSHAKE
             return [StartTls()]
         if (stanza.ns, stanza.name) == (TLS, "failure"):
@@ -433,7 +403,7 @@ class ServerLeg:
     # -- the end ------
 
     def _on_stream_error(self, stanza: Stanza) -> Outputs:
-        if self._awaiting in _BEFORE_TLS:
+        if self._awaiting in BEFORE_TLS:
             # Anyone on the way can have written it: neither its text nor another
             # host's name is shown to a person or acted on.
             condition, _, _ = read_error(stanza.tree(), STREAM_CONDITIONS)
@@ -461,7 +431,7 @@ class ServerLeg:
     def _end(self, fault: Fault | None, farewell: bytes) -> Outputs:
         if self.over:
             return []
-        silent = self._awaiting in _NO_STREAM
+        silent = self._awaiting in NO_STREAM
         self._awaiting = Awaiting.NOTHING
         if self._login is not None:
             self._login.forget()

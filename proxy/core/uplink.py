@@ -1,8 +1,9 @@
 """The session's stream to its server.
 
 Everything that is sent goes to the ledger first and through the server leg,
-which takes only what the guard has cleared.  Cut streams of earlier sessions are
-``recovery``'s, this one's ``reconnection``'s; a silent server is ``watch``'s.
+which takes only what the guard has cleared.  The way in is ``entering``'s, at a
+gate ``vouching``'s; cut streams of earlier sessions are ``recovery``'s, this one's
+``reconnection``'s; a silent server is ``watch``'s.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, assert_never
 from xml.etree.ElementTree import Element
 
-from ..errors import EnvFault, Fault, PeerFault, TrustFault
+from ..errors import EnvFault, Fault
 from ..wire.jid import Jid
 from ..wire.stanza import Cleared, Stanza
-from . import guard, sasl
+from . import guard
+from .entering import Entering
 from .ledger import Ledger
 from .management import ResumePoint
 from .passwords import Passwords
@@ -23,7 +25,6 @@ from .presenting import Presenting
 from .questions import Questions, Then
 from .reconnection import Reconnection
 from .recovery import Recovery
-from .resending import send_left_over
 from .serverfaults import Refusal
 from .serverleg import ServerLeg
 from .vocabulary import (
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
     from .session import Session
 
 MOST_UNACKNOWLEDGED = 500
-_BIND = "urn:ietf:params:xml:ns:xmpp-bind"
 
 
 class Uplink:
@@ -68,6 +68,7 @@ class Uplink:
         self.session = session
         self.recovery = Recovery(self)
         self.reconnection = Reconnection(self)
+        self.entering = Entering(self)
         self.watch = Watch(self)
         self.vouching = Vouching(self)
         self.ledger: Ledger | None = None
@@ -78,7 +79,6 @@ class Uplink:
         self._login: Login | None = None
         self._passwords: Passwords | None = None
         self._questions = Questions()
-        self._bind_id: str | None = None
         self._server_key: bytes | None = None
 
     # -- what the session asks ------
@@ -87,11 +87,6 @@ class Uplink:
     def stream(self) -> str:
         """The name of this stream in the store, empty before login."""
         return self.ledger.stream if self.ledger is not None else ""
-
-    @property
-    def binding(self) -> bool:
-        """Whether a bind request is under way."""
-        return self._bind_id is not None
 
     @property
     def congested(self) -> bool:
@@ -164,13 +159,15 @@ class Uplink:
         if self._leg is not None:
             self._outputs(self._leg.stanza(cleared))
 
-    def bind_requested(self, id_: str) -> None:
-        self._bind_id = id_
-        self.watch.heard()
-
     def nonza(self, cleared: Cleared) -> None:
         if self._leg is not None:
             self._outputs(self._leg.nonza(cleared))
+
+    def enable(self) -> None:
+        """XEP-0198 is asked for; until the server says otherwise it is counted on."""
+        self.managed = True
+        if self._leg is not None:
+            self._outputs(self._leg.enable())
 
     def request_ack(self) -> None:
         if self._leg is not None:
@@ -247,31 +244,16 @@ class Uplink:
             self.session.do(ServerClose(abort=True))
             return
         self.watch.heard()
-        self._presenting = self._present()
+        self._presenting = self.entering.presenting()
         self._leg = ServerLeg(
             account=Jid(self._login.local, self._login.domain, ""),
             password=self._login.password,
             tls=mode,
-            floor=self._floor(),
+            floor=self.entering.floor(),
             presenting=self._presenting,
             resume=self._resume_point(),
         )
         self._outputs(self._leg.connected())
-
-    def _present(self) -> Presenting:
-        account = self.session.own
-        identity = account.identity
-        return Presenting(
-            self.domain,
-            identity.device_to_show(),
-            identity.fingerprint if identity.has_manifest else None,
-            self._house.servers,
-            self._house.clock,
-        )
-
-    def _floor(self) -> str | None:
-        data = self._house.store.get("own", self.session.own.jid, "mechanism")
-        return data.decode() if data else None
 
     def _resume_point(self) -> ResumePoint | None:
         if self.session.phase is Phase.RECOVERING and self.recovery.pending:
@@ -285,23 +267,6 @@ class Uplink:
             return
         self._server_key = server_key
         self._outputs(self._leg.secured(facts))
-
-    def _note_server_key(self, server_key: bytes) -> None:
-        """A certificate with another key than last time is told (TLS-08).
-
-        Only behind a login: nothing is stored for whoever merely tries one.
-        """
-        account, store = self.session.own, self._house.store
-        known = store.get("own", account.jid, "server-key")
-        if known == server_key:
-            return
-        store.put("own", account.jid, "server-key", server_key)
-        if known is not None:
-            account.notice(
-                self.domain,
-                f"the server {self.domain} shows another certificate key than "
-                "before; its certificate is valid, and most often it was renewed",
-            )
 
     def data(self, data: bytes) -> None:
         """Bytes came; they count as handled once this transaction commits."""
@@ -382,11 +347,11 @@ class Uplink:
     ) -> None:
         match output:
             case Authenticated():
-                self._authenticated(output)
+                self.entering.authenticated(output, self._server_key)
             case GateWord(stanza=stanza):
                 self.vouching.take(stanza)
             case Resumed(h=h):
-                self._note_gate()
+                self.note_gate()
                 self.vouching.resumed()
                 self._resumption().resumed(h)
             case ResumeFailed(h=h):
@@ -428,18 +393,8 @@ class Uplink:
                 self.watch.confirm()
 
     def _incoming(self, stanza: Stanza) -> None:
-        if self._questions.take(stanza):
+        if self._questions.take(stanza) or self.entering.takes(stanza):
             return
-        if (
-            self.session.phase is Phase.BINDING
-            and stanza.name == "iq"
-            and self._bind_id is not None
-            and (stanza.id or "") == self._bind_id
-        ):
-            self._bind_id = None
-            if stanza.type == "result":
-                self._bound(stanza)
-                return
         if self.session.phase is Phase.VOUCHING:
             self.vouching.hold(stanza)
         else:
@@ -461,63 +416,11 @@ class Uplink:
         else:
             self.session.own.removed()
 
-    def _note_gate(self) -> None:
+    def note_gate(self) -> None:
         """What the gate's proof told is for the person, now that it is theirs."""
         if self._presenting is not None:
             for text in self._presenting.notices:
                 self.session.own.notice(self.domain, text)
-
-    def _authenticated(self, done: Authenticated) -> None:
-        account = self.session.own
-        if self._server_key is not None:
-            self._note_server_key(self._server_key)
-        self._note_gate()
-        floor = sasl.stronger(self._floor(), done.mechanism)
-        if floor != self._floor():
-            self._house.store.put("own", account.jid, "mechanism", floor.encode())
-        if self.session.phase is Phase.CUT:
-            # the server forgot the session: the client has to begin anew
-            self.session.end(
-                EnvFault(
-                    "the connection to the server was lost and the server has "
-                    "closed the session; connect again",
-                    condition="reset",
-                )
-            )
-            return
-        self.session.phase = Phase.BINDING
-        self.ledger = Ledger(self._house.store, account.jid)
-        self.watch.heard()
-        self.session.admitted(list(done.features))
-
-    def _bound(self, stanza: Stanza) -> None:
-        """The server's word on who is logged in; nothing else is believed."""
-        text = stanza.tree().findtext(f"{{{_BIND}}}bind/{{{_BIND}}}jid") or ""
-        try:
-            jid = Jid.parse(text)
-        except PeerFault:
-            self.session.end(PeerFault("the server bound an address that is none"))
-            return
-        if str(jid.bare) != self.session.own.jid:
-            fault = TrustFault(
-                f"the server logged in {jid.bare} instead", condition="conflict"
-            )
-            self.session.end(fault)
-            return
-        if self.gated:
-            self.vouching.begin(jid, stanza)
-        else:
-            self.admit(jid, stanza)
-
-    def admit(self, jid: Jid, stanza: Stanza) -> None:
-        """The client is told that it is bound, and everything flows."""
-        self.session.bound(jid, stanza)
-        self.managed = True
-        if self._leg is not None:
-            self._outputs(self._leg.enable())
-        send_left_over(self, self.session.own, self.recovery.taken())
-        self.session.own.publication.settle(self.session)
-        self.session.pump()
 
     # -- the end, and after it ------
 

@@ -175,7 +175,7 @@ class Vouching:
         jid, result = self._result
         self._result = None
         held, self._held = self._held, []
-        self._uplink.admit(jid, result)
+        self._uplink.entering.admit(jid, result)
         for stanza in held:
             self._session.from_server(stanza)
 

@@ -39,7 +39,7 @@ class Watch:
         uplink = self._uplink
         if not uplink.reached or now - self._heard <= LOGIN:
             return
-        if self._session.phase is Phase.BINDING and not uplink.binding:
+        if self._session.phase is Phase.BINDING and not uplink.entering.binding:
             return
         text = f"the server of {uplink.domain} did not answer in {LOGIN // 1000} s"
         uplink.drop(EnvFault(text, condition="remote-server-timeout"))
