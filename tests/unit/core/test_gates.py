@@ -6,11 +6,12 @@ from xml.etree.ElementTree import SubElement
 
 import pytest
 
-from proxy.core.directory import KEY
+from proxy.core.directory import KEY, record, record_item
 from proxy.core.identity import Standing
 from proxy.core.phase import Phase
+from proxy.core.servers import Shown
 from proxy.gate.questions import Refused, Stale
-from proxy.keys import tokens
+from proxy.keys import servers, tokens
 from proxy.keys.documents import make_doc
 from proxy.keys.manifest import open_manifest
 from proxy.keys.registry import Reset
@@ -645,3 +646,49 @@ def test_a_gates_key_that_changes_under_an_open_stream_is_followed() -> None:
     assert not alice.closed
     alice.say(BOB, "on the same stream")
     assert bob.bodies[-1] == "on the same stream"
+
+
+def test_two_documents_with_one_number_are_told_and_the_first_stays() -> None:
+    world, a, alice = entered()
+    alice.close()
+    before = a.house.servers.pin(A)
+    assert before is not None
+    domain = world.domain(A)
+    claims = servers.server_claims(
+        A, domain.seq, domain.key.public, world.now, directory=f"keys.{A}"
+    )
+    domain.document = make_doc(claims, servers.SERVER, domain.key)
+    again = world.login(a, ALICE)
+    # the key is the pinned one, and proved: the login goes on
+    assert again.session.phase is Phase.LIVE
+    held = a.house.servers.pin(A)
+    assert held is not None
+    assert held.held == before.held
+    assert held.alarm == "server-fork"
+    assert any("the same number" in one for one in _notices(a))
+
+
+def test_a_record_that_would_be_too_large_goes_without_the_domains_document() -> None:
+    """Everybody can ask the domain for that (13.3)."""
+    world, a, _ = entered()
+    account = a.account(ALICE)
+    manifest = account.identity.manifest
+    token, server = account.token.for_record(manifest)
+    assert server is not None
+    large = Shown(server.document + " " * 40_000)
+    item = record_item(manifest, token, large)
+    assert item.find(f".//{{{KEY}}}token") is not None
+    assert item.find(f".//{{{KEY}}}server") is None
+    found = record(record_item(manifest, token, server)[0], ALICE)
+    assert (found.manifest, found.token, found.server) == (manifest, token, server)
+    assert world.domain(A).document == server.document
+
+
+def test_a_second_stream_of_the_account_is_vouched_for_too() -> None:
+    world, a, alice = entered()
+    second = world.login(a, ALICE, "two")
+    assert second.session.phase is Phase.LIVE
+    assert world.domain(A).vouches == ["manifest", "digest"]
+    bob = world.login(world.tillie(), BOB)
+    bob.say(ALICE, "to both streams")
+    assert alice.bodies == second.bodies == ["to both streams"]
