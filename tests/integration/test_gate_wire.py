@@ -321,7 +321,8 @@ def test_res_02_connections_that_come_and_go_leave_nothing(
         come_and_go(1_500)
         until(lambda: _files(gate.pid) <= files, "them to be gone")
         sizes.append(_memory(gate.pid))
-    assert sizes[-1] - sizes[1] < 4_000_000, sizes
+    # threats.md's bound; that no object stays is tests/unit/net/test_gate.py's
+    assert sizes[-1] - sizes[1] < 8 * 1024 * 1024, sizes
 
 
 # -- operation ------------------------------------------------------------------

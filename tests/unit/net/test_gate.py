@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -148,6 +150,19 @@ def test_res_01_who_logged_in_or_went_leaves_the_crowd(bench: Bench) -> None:
     assert bench.gate.crowd.count == 1
     stranger.connectionLost()
     assert bench.gate.crowd.count == 0
+
+
+def test_res_02_connections_that_went_leave_no_object(bench: Bench) -> None:
+    seen = []
+    for _ in range(50):
+        client = bench.connect()[0]
+        client.connectionLost()
+        seen.append(weakref.ref(client))
+    del client
+    bench.pass_(2)
+    gc.collect()
+    assert not [one for one in seen if one() is not None]
+    assert not bench.gate.crowd._by_address
 
 
 def test_res_01_the_crowd_s_end_is_the_door(bench: Bench) -> None:
