@@ -77,7 +77,9 @@ def _serve(
     reactor.addSystemEventTrigger(
         "before", "shutdown", lambda: Deferred.fromCoroutine(signer.stop())
     )
-    reactor.run(installSignalHandlers=False)
+    # Twisted's handlers, of which SIGCHLD is needed: without it nobody is told that
+    # the signing process has ended.  GateService.start puts its own over the rest.
+    reactor.run(installSignalHandlers=True)
     if faults:
         raise faults[0]
     return 0
