@@ -463,8 +463,10 @@ def test_i20_refusal_is_not_the_last_word_while_own_devices_may_know() -> None:
     second_of_alice(c)
     message = lost_lane(c)
     c.world.inject(c.alice, message)
+    c.world.wait(10_000)
+    assert [one for one in c.bob.upstream.stanzas if one.find(NO) is not None]
     assert c.alice.bodies[-1] == "first of bob"
-    c.world.wait(31_000)
+    c.world.wait(21_000)
     assert c.alice.bodies[-1] == marks.UNREADABLE
 
 
