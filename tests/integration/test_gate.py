@@ -89,6 +89,28 @@ def test_tls_16_a_cut_stream_is_resumed_by_its_own_device_alone(bed: Bed) -> Non
     again.vouch()
 
 
+def test_rel_27_a_killed_gate_loses_nothing_that_the_server_has(bed: Bed) -> None:
+    gate = behind(bed, ALICE, BOB)
+    alice = Person(ALICE)
+    first = bed.at_gate(gate, alice).enter(bed.passwords[ALICE])
+    first.send(f"<enable xmlns='{SM}' resume='true'/><presence/>")
+    previd = first.expect(f"{{{SM}}}enabled").get("id")
+    first.ping()
+    gate.kill()
+    first.wait_closed()
+    bob = bed.raw(BOB, bed.server.starttls_port)
+    text = bed.canaries.clear()
+    bob.say(first.jid, text)
+    bob.ping()
+    gate.start()
+    again = logged_in(bed, gate, alice)
+    again.send(f"<resume xmlns='{SM}' previd='{previd}' h='0'/>")
+    again.expect(f"{{{SM}}}resumed")
+    again.message(text)
+    again.jid = first.jid
+    again.vouch(sent=False)
+
+
 def logged_in(bed: Bed, gate: Gate, person: Person) -> GateClient:
     """SASL is done; nothing is bound."""
     client = bed.at_gate(gate, person)

@@ -61,7 +61,7 @@ class Gate(Program):
         self.arguments = (*self.arguments, *more)
         return self
 
-    def start(self, *, seconds: float = 20) -> Gate:
+    def start(self, *, seconds: float = 60) -> Gate:
         """Start it and return when it listens.
 
         Raises AssertionError with its standard error when it ends instead.
