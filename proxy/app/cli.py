@@ -282,6 +282,21 @@ def link(asked: _Asked, code: str | None) -> None:
 
 @tillie.command()
 @click.argument("jid")
+@click.argument("code")
+@_asking
+def enrol(asked: _Asked, jid: str, code: str) -> None:
+    """Keep the CODE of JID's administrator for the first login of JID.
+
+    Where one was given out, the first key of the account is taken only with it.
+    "-" reads the code from standard input, out of sight of process lists.
+    """
+    if code == "-":
+        code = sys.stdin.readline().strip()
+    asked.show(asked.ask("enrol", jid=jid, code=code), _enrol_text)
+
+
+@tillie.command()
+@click.argument("jid")
 @_asking
 def allow(asked: _Asked, jid: str) -> None:
     """Let messages to JID leave in the clear until there is a key for it."""
@@ -388,6 +403,11 @@ def _status_text(found: Mapping[str, Any]) -> str:
 def _device_text(found: Mapping[str, Any]) -> str:
     gone = "removed" if found.get("removed") else _cell(found.get("name"))
     return escaped(f"{found['id']}: {gone}")
+
+
+def _enrol_text(answer: object) -> str:
+    jid = answer.get("jid") if isinstance(answer, dict) else ""
+    return f"the code is shown to the gate at the first login of {jid}"
 
 
 def _policy_text(found: Mapping[str, Any]) -> str:

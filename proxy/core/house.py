@@ -150,18 +150,26 @@ class House:
             self._devices(name, args, reply)
         elif name == "link":
             self._link(args, reply)
-        elif name in self._commands:
+        elif name == "enrol":
             jid = _bare(args.get("jid"))
-            if name == "forget" and jid == Jid.parse(jid).domain:
-                # a domain's key is pinned once for all accounts here (13.4)
-                self.servers.forget(jid)
-            for account in self._chosen(wanted, some=True):
-                self._commands[name](account, jid)
-                for stream in account.streams:
-                    stream.pump()
-            reply({"jid": jid, "policy": self._policy(wanted, jid)})
+            self.account(jid).token.keep_code(str(args.get("code")))
+            reply({"jid": jid})
+        elif name in self._commands:
+            self._decide(name, args, reply)
         else:
             raise Fault(f"there is no command {name}")
+
+    def _decide(self, name: str, args: Mapping[str, object], reply: Reply) -> None:
+        """A person's word on one address."""
+        wanted, jid = args.get("account"), _bare(args.get("jid"))
+        if name == "forget" and jid == Jid.parse(jid).domain:
+            # a domain's key is pinned once for all accounts here (13.4)
+            self.servers.forget(jid)
+        for account in self._chosen(wanted, some=True):
+            self._commands[name](account, jid)
+            for stream in account.streams:
+                stream.pump()
+        reply({"jid": jid, "policy": self._policy(wanted, jid)})
 
     def _chosen(self, wanted: object, *, some: bool = False) -> list[Account]:
         """The accounts a command is about: the one named, or all that are known."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import PeerFault, TrustFault
 from ..keys.manifest import Manifest
 from ..keys.store import Store
@@ -11,6 +13,8 @@ from .servers import Servers, Shown
 
 _NAME = "token"
 _UNTRIED = "untried"
+_CODE_NAME = "code"
+_CODE = re.compile("[A-Z2-7]{5}(-[A-Z2-7]{1,5}){5}", re.ASCII)
 
 
 class OwnToken:
@@ -63,7 +67,8 @@ class OwnToken:
         if self._cached is None or self._cached.document != document:
             self._store.put("own", self._account, _NAME, document.encode())
         self._cached = token
-        self._store.delete("own", self._account, _UNTRIED)
+        for name in (_UNTRIED, _CODE_NAME):
+            self._store.delete("own", self._account, name)
         return token
 
     def for_record(self, manifest: Manifest) -> tuple[str, Shown | None]:
@@ -74,6 +79,25 @@ class OwnToken:
         return token.document, Shown(pin.held.document)
 
     # -- keys that no gate has seen yet ------
+
+    def keep_code(self, text: str) -> None:
+        """The one-time code of the account's administrator (14.10).
+
+        :raises TrustFault: not one.
+        """
+        code = text.strip().upper()
+        if not _CODE.fullmatch(code):
+            raise TrustFault(
+                "that is not a code of an administrator",
+                hint="copy it as tillie gate enrol shows it",
+            )
+        self._store.put("own", self._account, _CODE_NAME, code.encode())
+
+    @property
+    def code(self) -> str:
+        """That code, empty where there is none or the gate has vouched already."""
+        data = self._store.get("own", self._account, _CODE_NAME)
+        return data.decode() if data else ""
 
     def mark_untried(self) -> None:
         """Keys were just made here, behind a gate that has not said what it holds."""

@@ -189,12 +189,15 @@ class Presenting:
 
     # -- behind login ------
 
-    def vouch(self, jid: str, manifest: Manifest | None, *, sent: bool) -> bytes:
+    def vouch(
+        self, jid: str, manifest: Manifest | None, *, sent: bool, code: str = ""
+    ) -> bytes:
         """The ``<vouch/>`` of 14.7.
 
         :param jid: the full JID that the server bound.
         :param manifest: None where this device waits to be linked.
         :param sent: whether the manifest itself goes with its digest.
+        :param code: of an enrolment, empty for none.
         """
         channel = self._proven_channel()
         digest = manifest.digest if manifest is not None else None
@@ -203,6 +206,8 @@ class Presenting:
             element.set("digest", b64(manifest.digest))
         if manifest is not None and sent:
             SubElement(element, f"{{{AUTH}}}manifest").text = manifest.document
+        if code:
+            SubElement(element, f"{{{AUTH}}}code").text = code
         statement = vouch_statement(channel, self._shown, jid, digest)
         SubElement(element, _PROOF).text = b64(self._device.sign(statement))
         return serialise(element)

@@ -227,12 +227,14 @@ class ServerLeg:
         self._expect(Awaiting.STANZAS)
         return [Send(cleared.data)]
 
-    def vouch(self, jid: str, manifest: Manifest | None, *, sent: bool) -> Outputs:
+    def vouch(
+        self, jid: str, manifest: Manifest | None, *, sent: bool, code: str
+    ) -> Outputs:
         """Vouch for the stream at the gate (14.7); see :class:`Presenting`."""
         if self.over:
             return []
         self._expect(Awaiting.STANZAS)
-        return [Send(self._presenting.vouch(jid, manifest, sent=sent))]
+        return [Send(self._presenting.vouch(jid, manifest, sent=sent, code=code))]
 
     def object(self, due: int) -> Outputs:
         """Object to the reset of the account that is due at *due* (14.11)."""

@@ -147,7 +147,8 @@ class Uplink:
     def vouch(self, jid: str, manifest: Manifest | None, *, sent: bool) -> None:
         """Vouch for the stream at the gate (14.7)."""
         if self._leg is not None:
-            self._outputs(self._leg.vouch(jid, manifest, sent=sent))
+            code = self.session.own.token.code if sent else ""
+            self._outputs(self._leg.vouch(jid, manifest, sent=sent, code=code))
 
     def object(self, due: int) -> None:
         """Object to the reset that is due at *due* (14.11)."""

@@ -337,6 +337,7 @@ class GateLine(Line):
                 self.shown.root,
                 digest,
                 manifest.encode() if manifest else None,
+                code=element.findtext(f"{{{AUTH}}}code") or "",
             )
         )
         if isinstance(answer, Vouched):

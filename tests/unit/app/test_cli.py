@@ -229,6 +229,7 @@ ASKING = [
     ["link", "ABCD"],
     ["allow", "bob@e.org"],
     ["require", "bob@e.org"],
+    ["enrol", "bob@e.org", "CODE"],
     ["forget", "bob@e.org"],
     ["doctor"],
 ]

@@ -10,11 +10,13 @@ from proxy.core.directory import KEY, record, record_item
 from proxy.core.identity import Standing
 from proxy.core.phase import Phase
 from proxy.core.servers import Shown
+from proxy.errors import TrustFault
+from proxy.gate.judging import code_digest
 from proxy.gate.questions import Refused, Stale
 from proxy.keys import servers, tokens
 from proxy.keys.documents import make_doc
 from proxy.keys.manifest import open_manifest
-from proxy.keys.registry import Reset
+from proxy.keys.registry import Enrolment, Reset
 from proxy.keys.tokens import TOKEN_MS
 from proxy.rules import envelope
 from proxy.suites.fields import b64
@@ -692,3 +694,18 @@ def test_a_second_stream_of_the_account_is_vouched_for_too() -> None:
     bob = world.login(world.tillie(), BOB)
     bob.say(ALICE, "to both streams")
     assert alice.bodies == second.bodies == ["to both streams"]
+
+
+def test_a_first_key_is_taken_only_with_the_code_that_was_given_out() -> None:
+    world, code = GatedWorld(), "ABCDE-FGHIJ-KLMNO-PQRST-UVWXY-Z"
+    registry = world.domain(A).registry
+    with registry.transaction():
+        registry.put_enrolment(Enrolment(ALICE, code_digest(ALICE, code), world.now))
+    stranger, tillie = world.tillie(), world.tillie()
+    assert world.login(stranger, ALICE).closed
+    assert ALICE not in registry._rows.account
+    with pytest.raises(TrustFault):
+        tillie.command("enrol", jid=ALICE, code="no code")
+    tillie.command("enrol", jid=ALICE, code=f" {code.lower()} ")
+    assert world.login(tillie, ALICE).session.phase is Phase.LIVE
+    assert tillie.account(ALICE).token.code == ""
