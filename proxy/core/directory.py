@@ -27,6 +27,10 @@ _DATA = "jabber:x:data"
 NO_ANSWER = "no answer"
 _MOST_PREKEYS = 64
 _LARGEST = 48 * 1024
+# what servers say to an option that they do not know (XEP-0060, 7.1.5)
+_OPTIONS_REFUSED = frozenset(
+    {"bad-request", "not-acceptable", "resource-constraint", "feature-not-implemented"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,17 +202,31 @@ def publish(
     """Publish *item* with an open access model; *then* gets "" or the condition.
 
     Where the server refuses the options because the node exists with others,
-    the node is configured once and the publication repeated (I15).
+    the node is configured once and the publication repeated (I15); where it does
+    not know one of them (ejabberd 23.01), the node is made first, so that nothing
+    is ever published under a default that is less open.
     """
     options = _node_options(node)
 
     def first(answer: Answer) -> None:
-        if isinstance(answer, Refused) and answer.condition in ("conflict",):
-            asker.ask("set", None, _configure(node, options), second)
+        condition = answer.condition if isinstance(answer, Refused) else ""
+        if condition == "conflict":
+            configure(answer)
+        elif condition in _OPTIONS_REFUSED:
+            asker.ask("set", None, _create(node, options), created)
         else:
             then(_condition(answer))
 
-    def second(_: Answer) -> None:
+    def created(answer: Answer) -> None:
+        if isinstance(answer, Refused):
+            configure(answer)
+        else:
+            again(answer)
+
+    def configure(_: Answer) -> None:
+        asker.ask("set", None, _configure(node, options), again)
+
+    def again(_: Answer) -> None:
         asker.ask("set", None, _publish(node, item, None), last)
 
     def last(answer: Answer) -> None:
@@ -251,6 +269,14 @@ def _publish(node: str, item: Element, options: dict[str, str] | None) -> Elemen
     if options is not None:
         wrapper = SubElement(pubsub, f"{{{PUBSUB}}}publish-options")
         wrapper.append(_form(f"{PUBSUB}#publish-options", options))
+    return pubsub
+
+
+def _create(node: str, options: dict[str, str]) -> Element:
+    pubsub = Element(f"{{{PUBSUB}}}pubsub")
+    SubElement(pubsub, f"{{{PUBSUB}}}create", {"node": node})
+    configure = SubElement(pubsub, f"{{{PUBSUB}}}configure")
+    configure.append(_form(f"{PUBSUB}#node_config", options))
     return pubsub
 
 

@@ -178,6 +178,35 @@ def test_i15_refused_options_lead_to_one_configuration() -> None:
     assert len(asker.asked[2][2]) == 1
 
 
+UNKNOWN_OPTION = ("resource-constraint", "bad-request", "not-acceptable")
+
+
+@pytest.mark.parametrize("condition", UNKNOWN_OPTION)
+def test_i15_unknown_options_lead_to_a_node_that_is_made_first(condition: str) -> None:
+    """ejabberd 23.01 refuses `send_last_published_item` among them; published without
+    any, the node would be open to contacts with presence only."""
+    told, asker = published(Refused(condition), Result(None), Result(None))
+    assert told == ""
+    kinds = [payload[0].tag.partition("}")[2] for _, _, payload in asker.asked]
+    assert kinds == ["publish", "create", "publish"]
+    values = {
+        one.get("var"): "".join(one.itertext())
+        for one in asker.asked[1][2].iter("{jabber:x:data}field")
+    }
+    assert values["pubsub#access_model"] == "open"
+    assert values["FORM_TYPE"].endswith("#node_config")
+    assert len(asker.asked[2][2]) == 1
+
+
+def test_i15_a_node_that_is_there_already_is_configured_instead() -> None:
+    told, asker = published(
+        Refused("resource-constraint"), Refused("conflict"), Result(None), Result(None)
+    )
+    assert told == ""
+    kinds = [payload[0].tag.partition("}")[2] for _, _, payload in asker.asked]
+    assert kinds == ["publish", "create", "configure", "publish"]
+
+
 def test_i15_what_cannot_be_published_says_so() -> None:
     assert published(Refused("forbidden"))[0] == "forbidden"
     assert published(Silence())[0] != ""
