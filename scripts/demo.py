@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
-"""The demo: two people on two domains, their unmodified clients, two Tillies.
+"""The demo: two people on two domains with gates, their unmodified clients.
 
     scripts/run demo [--keep] [--client mcabber|profanity]
 
-Starts a private Prosody on loopback (a.test and b.test, TLS, a throw-away CA),
-a tap in front of it that records what the server sees, a Tillie for each
-person, a packaged terminal client on one side and a slixmpp bot on the other.
-One line a message: who typed what, what the server saw, what the other client
-showed. Exit code 1 when a plaintext was on the server's side or a message is
-missing. Everything lies in one temporary folder, which goes when the demo ends.
+Starts two private Prosodys on loopback (a.test and b.test, each with what "tillie
+gate config" prints, certificates of a throw-away CA between them), a gate in front
+of each, a tap between gate and server that records what the server sees, a Tillie
+for each of two people, a packaged terminal client on one side and a slixmpp bot on
+the other. One line a message: who typed what, what the server saw, what the other
+client showed. Then a third person comes without Tillie, and is refused. Exit code 1
+when a plaintext was on the server's side, a message is missing, a key is not vouched
+for, or the third person gets in. Everything lies in one temporary folder, which goes
+when the demo ends.
 """
 
 from __future__ import annotations
@@ -31,11 +34,12 @@ sys.path.insert(0, str(ROOT))
 from tests.support.bed import Bed  # noqa: E402 (the checkout is not installed)
 from tests.support.canary import encodings  # noqa: E402
 from tests.support.clients import Bot, Mcabber, Person, Profanity  # noqa: E402
+from tests.support.gate import Gate  # noqa: E402
 from tests.support.tap import Tap, Way  # noqa: E402
 from tests.support.tillie import Tillie  # noqa: E402
 from tests.support.waiting import TooLateError, until  # noqa: E402
 
-ALICE, BOB = "alice@a.test", "bob@b.test"
+ALICE, BOB, CAROL = "alice@a.test", "bob@b.test", "carol@a.test"
 FIRST_MESSAGE = 25.0
 LATER_MESSAGE = 15.0
 WIDTH = 84
@@ -47,10 +51,11 @@ _SEALED = re.compile(rb"<(?:\w+:)?encrypted\b.*", re.DOTALL)
 
 @dataclass
 class Side:
-    """One person: the client, its Tillie, the tap between that and the server."""
+    """One person: client, Tillie, gate, and the tap between that and the server."""
 
     person: Person
     tillie: Tillie
+    gate: Gate
     tap: Tap
 
 
@@ -61,6 +66,7 @@ class Demo:
     bed: Bed
     alice: Side
     bob: Side
+    client: type[Mcabber | Profanity] = Mcabber
     count: int = 0
     problems: list[str] = field(default_factory=list)
 
@@ -154,30 +160,34 @@ def server_saw(tap: Tap, to: str, mark: float) -> str | None:
 
 
 def set_up(bed: Bed, client: str) -> Demo:
-    """Start server, taps, Tillies and clients, and log both people in."""
-    bed.start(ALICE, BOB)
-    print(
-        f"Server: Prosody with a.test and b.test on 127.0.0.1:{bed.server.direct_port},"
-        f" recorded."
-    )
+    """Start servers, gates, taps, Tillies and clients, and log both people in."""
+    bed.federate(ALICE, BOB, CAROL)
+    kind = Mcabber if client == "mcabber" else Profanity
     sides = []
-    for jid, label in ((ALICE, "tillie-alice"), (BOB, "tillie-bob")):
-        tap = bed.tap(jid.partition("@")[2])
-        tillie = bed.tillie(label, taps=[tap])
+    for jid, label in ((ALICE, "alice"), (BOB, "bob")):
+        domain = jid.partition("@")[2]
+        tap = bed.tap(domain, plain=True)
+        gate = bed.gate(f"gate-{domain}", backends={domain: tap.port})
+        print(
+            f"Server: Prosody for {domain}, recorded, behind a gate on 127.0.0.1:"
+            f"{gate.port}: no key, no login."
+        )
+        tillie = bed.tillie(
+            f"tillie-{label}", servers={domain: gate.port}, tls={domain: "starttls"}
+        )
         person: Person
         if jid == BOB:
             person = Bot(jid, bed.account(jid), tillie.port)
         else:
-            kind = Mcabber if client == "mcabber" else Profanity
             person = kind(bed.home("alice"), jid, bed.account(jid), tillie.port)
-        sides.append(Side(bed.keep(person), tillie, tap))
+        sides.append(Side(bed.keep(person), tillie, gate, tap))
         person.login()
         print(f"Login:  {name(sides[-1])} through its Tillie on port {tillie.port}.")
     for side in sides:
         own = fingerprint(side)
         print(f"Keys:   {side.person.jid} has published its own, {own[:23]}…")
     print(flush=True)
-    return Demo(bed, alice=sides[0], bob=sides[1])
+    return Demo(bed, alice=sides[0], bob=sides[1], client=kind)
 
 
 def fingerprint(side: Side) -> str:
@@ -214,6 +224,45 @@ def conversation(demo: Demo) -> None:
     demo.message(bob, alice, "It waited, and I have it 🎉")
 
 
+def vouched(demo: Demo) -> None:
+    """Each domain's gate has signed for its side's key, and the other side knows."""
+    for side, other in ((demo.alice, demo.bob), (demo.bob, demo.alice)):
+        contacts = side.tillie.json("contacts")
+        levels = [one["level"] for one in contacts if one["jid"] == other.person.jid]
+        print(f"Keys:   {side.person.jid} has {other.person.jid} as {levels[0]}.")
+        if levels != ["vouched"]:
+            text = f"{other.person.jid} is not vouched for to {side.person.jid}"
+            demo.problems.append(text)
+
+
+def refused(demo: Demo) -> None:
+    """A third person comes without Tillie, with the right password: in vain."""
+    bed, gate, tap = demo.bed, demo.alice.gate, demo.alice.tap
+    print("\nCarol has no Tillie. Her password is right; her clients go to the gate.")
+    before = len(tap.recorded(Way.OUT))
+    bot = bed.keep(Bot(CAROL, bed.account(CAROL), gate.port, tls=True))
+    bot.start()
+    person = bed.keep(
+        demo.client(bed.home("carol"), CAROL, bed.account(CAROL), gate.port, tls=True)
+    )
+    try:
+        said = bot.wait("failed", seconds=LATER_MESSAGE)
+        print(f"{bot.name} ({CAROL}) was refused and told: “{said['text']}”")
+        if "Tillie" not in said["text"]:
+            demo.problems.append("the refusal does not say what to do")
+        shown = person.refused()
+        print(f"{person.name} ({CAROL}) was refused and shows only: “{shown}”")
+    except TooLateError as error:
+        demo.problems.append(f"the client without Tillie was not refused: {error}")
+    finally:
+        bot.stop()
+        person.stop()
+    if b"<auth" in tap.recorded(Way.OUT)[before:]:
+        demo.problems.append("the login without a key reached the server")
+    else:
+        print("Neither of her passwords was tried at the server.", flush=True)
+
+
 def how_to_attach(demo: Demo) -> str:
     """Return what a person needs to log in with a client of their own."""
     lines = ["", "It runs on. To look at it or to join with a client of your own:"]
@@ -248,6 +297,8 @@ def main() -> int:
     try:
         demo = set_up(bed, arguments.client)
         conversation(demo)
+        vouched(demo)
+        refused(demo)
         code = demo.verdict()
         if arguments.keep:
             print(how_to_attach(demo), flush=True)

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from .canary import Canaries, Hit, files, process
 from .certificates import Authority, Leaf
+from .federation import names, printed
 from .gate import Gate
 from .gateclient import GateClient
 from .persons import Person
@@ -57,6 +58,7 @@ class Bed:
         names = [*domains, f"conference.{domains[0]}", f"upload.{domains[0]}"]
         self.leaf = self.authority.leaf(*names, "127.0.0.1", label="server")
         self.server = Prosody(self.folder / "server", self.leaf, domains)
+        self.others: dict[str, Prosody] = {}
         self.canaries = Canaries()
         self.passwords: dict[str, str] = {}
         self.taps: list[Tap] = []
@@ -77,11 +79,43 @@ class Bed:
         self.server.start()
         return self
 
+    def federate(self, *accounts: str) -> Bed:
+        """Start a Prosody for each domain instead, with what `tillie gate config`
+        prints: they take clients without TLS, for gates, and talk to each other."""
+        self.others = {
+            domain: Prosody(
+                self.folder / f"server-{domain}",
+                self.authority.leaf(*names(domain), label=f"server-{domain}"),
+                (domain,),
+                services=False,
+                ca=self.authority.ca,
+                behind_gate=printed("prosody", domain),
+            )
+            for domain in self.domains
+        }
+        self.server = self.others[self.domains[0]]
+        for domain, server in self.others.items():
+            server.peers = {
+                name: one.s2s_port
+                for other, one in self.others.items()
+                if other != domain
+                for name in names(other)
+            }
+        for jid in accounts:
+            self.account(jid)
+        for server in self.others.values():
+            server.start()
+        return self
+
+    def server_of(self, domain: str) -> Prosody:
+        return self.others.get(domain, self.server)
+
     def account(self, jid: str) -> str:
         """Create an account once and return its random password."""
         if jid not in self.passwords:
             self.passwords[jid] = secrets.token_hex(16)
-            self.server.add_account(jid, self.passwords[jid])
+            server = self.server_of(jid.partition("@")[2])
+            server.add_account(jid, self.passwords[jid])
         return self.passwords[jid]
 
     def scripted(self, domain: str, *accounts: str, direct: bool = False) -> Scripted:
@@ -93,10 +127,28 @@ class Bed:
         server = Scripted(self.leaf, domain, passwords, direct=direct).start()
         return self.keep(server)
 
-    def tap(self, domain: str, *, label: str = "", port: int | None = None) -> Tap:
-        """Put a tap for a domain in front of the server's direct TLS port."""
-        server_port = self.server.direct_port if port is None else port
-        tap = Tap(self.authority, self.leaf, server_port, domain, label=label)
+    def tap(
+        self,
+        domain: str,
+        *,
+        label: str = "",
+        port: int | None = None,
+        plain: bool = False,
+    ) -> Tap:
+        """Put a tap for a domain in front of the server's direct TLS port.
+
+        With `plain` it stands between a gate and the server, without TLS.
+        """
+        server = self.server_of(domain)
+        own = server.starttls_port if plain else server.direct_port
+        tap = Tap(
+            self.authority,
+            self.leaf,
+            own if port is None else port,
+            domain,
+            label=label,
+            plain=plain,
+        )
         tap.start()
         self.taps.append(tap)
         return tap
@@ -207,7 +259,8 @@ class Bed:
         for client in self._clients:
             if isinstance(client, Scripted):
                 places[f"scripted server {client.domain}"] = bytes(client.received)
-        return places | files([self.server.folder]) | self.own_places()
+        folders = {self.server.folder, *(one.folder for one in self.others.values())}
+        return places | files(sorted(folders)) | self.own_places()
 
     def own_places(self) -> dict[str, bytes]:
         """Return what the Tillies keep and write: state, log, process."""
@@ -231,7 +284,8 @@ class Bed:
         """Return the ends of all logs by name, for failing tests."""
         programs = [*self.tillies, *self.gates]
         texts = {f"{one.folder.name} (Tillie)": one.errors for one in programs}
-        texts["Prosody"] = self.server.log
+        for server in self.others.values() or [self.server]:
+            texts[f"Prosody {' '.join(server.domains)}"] = server.log
         return {name: text[-4000:] for name, text in texts.items() if text}
 
     def close(self) -> None:
@@ -248,6 +302,7 @@ class Bed:
             gate.kill()
         for tap in self.taps:
             tap.stop()
-        self.server.kill()
+        for server in self.others.values() or [self.server]:
+            server.kill()
         if not os.environ.get("TILLIE_KEEP_BED"):
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -7,8 +7,8 @@ password is the first line on standard input. Commands, one object a line:
 {"do": "raw", "xml": text}        {"do": "ping"}        {"do": "quit"}
 
 Events: `online` (jid), `message` (from, to, body, id, type, xml), `error` (from,
-id, condition, text, xml), `pong`, `refused` (text), `stream-error` (condition,
-text), `offline`.
+id, condition, text, xml), `pong`, `failed` (condition, text; one login attempt),
+`refused` (text; the last of them), `stream-error` (condition, text), `offline`.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Bot(ClientXMPP):
         self.add_event_handler("session_start", self.begun)
         self.add_event_handler("message", self.heard)
         self.add_event_handler("message_error", self.returned)
+        self.add_event_handler("failed_auth", self.failed)
         self.add_event_handler("failed_all_auth", self.refused)
         self.add_event_handler("stream_error", self.broken)
         self.add_event_handler("disconnected", self.ended)
@@ -77,6 +78,9 @@ class Bot(ClientXMPP):
             text=message["error"]["text"],
             xml=str(message),
         )
+
+    def failed(self, failure: Any) -> None:
+        tell("failed", condition=failure["condition"], text=failure["text"])
 
     def refused(self, stanza: Any) -> None:
         tell("refused", text=str(stanza))

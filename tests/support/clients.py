@@ -11,6 +11,7 @@ import json
 import os
 import pwd
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -67,6 +68,11 @@ class Mcabber:
         self.terminal.start()
         self.terminal.wait("Your status has been set", seconds=30)
 
+    def refused(self) -> str:
+        """Start it and return what it shows when the login is refused."""
+        self.terminal.start()
+        return _behind_the_time(self.terminal.wait("Authentication failed", seconds=30))
+
     def say(self, to: str, text: str) -> None:
         """Type a message to a bare JID."""
         self.terminal.type(f"/say_to {to} {text}")
@@ -110,6 +116,15 @@ class Profanity:
 
     def login(self) -> None:
         """Start it, type /connect and the password, wait for the login."""
+        self._connect()
+        self.terminal.wait("logged in successfully", seconds=30)
+
+    def refused(self) -> str:
+        """Start it and return what it shows when the login is refused."""
+        self._connect()
+        return _behind_the_time(self.terminal.wait("Login failed", seconds=30))
+
+    def _connect(self) -> None:
         self.terminal.start()
         self.terminal.wait("Type '/help'", seconds=30)
         self.terminal.type(
@@ -117,7 +132,6 @@ class Profanity:
         )
         self.terminal.wait("Enter password:")
         self.terminal.type(self._password)
-        self.terminal.wait("logged in successfully", seconds=30)
 
     def say(self, to: str, text: str) -> None:
         """Type a message; its window opens."""
@@ -423,6 +437,11 @@ def _once(
         timeout=30,
         check=False,
     )
+
+
+def _behind_the_time(line: str) -> str:
+    """A line of a log window without its time, which is no word of the client's."""
+    return re.sub(r"^\W*\d\d:\d\d(:\d\d)?\]?( -)?", "", line.strip()).strip()
 
 
 def _environment(home: Path) -> Mapping[str, str]:

@@ -2,7 +2,8 @@
 
 It ends TLS with a certificate for the domain, opens its own direct TLS
 connection to the server, and keeps every byte of both directions in clear.
-Tillie is told `--server DOMAIN=127.0.0.1:PORT --tls DOMAIN=direct`.
+Tillie is told `--server DOMAIN=127.0.0.1:PORT --tls DOMAIN=direct`. With `plain` there
+is no TLS on either side: between a gate and its server.
 """
 
 from __future__ import annotations
@@ -62,8 +63,10 @@ class Tap:
         domain: str,
         *,
         label: str = "",
+        plain: bool = False,
     ) -> None:
         self.domain = domain
+        self.plain = plain
         self.label = label or domain
         self.server_port = server_port
         self.port = 0
@@ -152,7 +155,10 @@ class Tap:
         for flag in self._flowing.values():
             flag.set()
         self._server = await asyncio.start_server(
-            self._tapped, "127.0.0.1", 0, ssl=self._leaf.server_context()
+            self._tapped,
+            "127.0.0.1",
+            0,
+            ssl=None if self.plain else self._leaf.server_context(),
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -205,8 +211,8 @@ class Tap:
         up_reader, up_writer = await asyncio.open_connection(
             "127.0.0.1",
             self.server_port,
-            ssl=self._authority.client_context(),
-            server_hostname=self.domain,
+            ssl=None if self.plain else self._authority.client_context(),
+            server_hostname=None if self.plain else self.domain,
         )
         link.writers.append(up_writer)
         copies = [
