@@ -86,7 +86,7 @@ async def _kinds(
 
 def _directory(proved: bool, directory: str | None) -> Finding:
     if not proved:
-        text = "not tried: the gate did not prove itself"
+        text = "the gate did not prove itself"
         return Finding("directory", "", None, text)
     if directory is None:
         return Finding(
@@ -100,8 +100,7 @@ def _directory(proved: bool, directory: str | None) -> Finding:
         "directory",
         directory,
         None,
-        "is named by the gate's document; whether it answers was not tried: it is asked"
-        " over a server's link or with an account",
+        "the gate's document names it; only servers and accounts can ask it",
     )
 
 
@@ -110,7 +109,7 @@ def _tokens() -> Finding:
         "tokens",
         "",
         None,
-        "not tried: an account's token is shown to who asks the directory",
+        "an account's token is shown to who asks the directory",
         "tillie status shows until when the own one holds",
     )
 

@@ -189,7 +189,7 @@ class ServerChecks:
         """With the certificate that was given: as whom it names, and as another."""
         check = "s2s-right-certificate"
         if self._asked.identity is None:
-            text = "not tried: --s2s-cert and --s2s-key of another domain's server"
+            text = "it takes --s2s-cert and --s2s-key of another domain's server"
             return [Finding(check, place.name, None, text)]
         chain, key = load_identity(*self._asked.identity)
         own = named_domain(chain[0])

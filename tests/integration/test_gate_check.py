@@ -18,6 +18,7 @@ from proxy.app.checking import Asked
 from proxy.app.gatecheck import look
 from proxy.gate.outside import Finding
 
+from ..support.ejabberd import Ejabberd
 from ..support.federation import Federation
 from ..support.gate import Gate
 from ..support.names import Names
@@ -45,7 +46,9 @@ def gate(federation: Federation) -> Iterator[Gate]:
     gate.kill()
 
 
-def gate_before(federation: Federation, server: Prosody, *arguments: str) -> Gate:
+def gate_before(
+    federation: Federation, server: Prosody | Ejabberd, *arguments: str
+) -> Gate:
     return Gate(
         federation.folder / "gate",
         {A: server.starttls_port},
@@ -127,6 +130,29 @@ async def test_direct_tls_is_noticed_by_itself(
     found = await looked(asked(federation, server=local(gate.direct_port), s2s=s2s))
     assert not bad(found)
     assert "direct TLS" in next(one.where for one in found if one.check == "tls")
+
+
+@pytest_twisted.ensureDeferred
+async def test_all_is_well_before_ejabberd_with_the_printed_lines(
+    federation: Federation,
+) -> None:
+    server = federation.ejabberd(A, federation.leaf(A))
+    federation.start()
+    # It takes nobody without PROXY on that port.
+    gate = gate_before(federation, server, "--proxy-protocol", "v2")
+    try:
+        found = await looked(
+            asked(
+                federation,
+                server=local(gate.port),
+                s2s=local(server.s2s_port),
+                usual_ports=(server.http_port,),
+            )
+        )
+    finally:
+        gate.kill()
+    assert not bad(found)
+    assert any("SCRAM-SHA-1" in one.text for one in found if one.check == "no-key")
 
 
 def test_dir_09_the_server_itself_where_a_gate_should_be(
