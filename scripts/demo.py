@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 from tests.support.bed import Bed  # noqa: E402 (the checkout is not installed)
 from tests.support.canary import encodings  # noqa: E402
 from tests.support.clients import Bot, Mcabber, Person, Profanity  # noqa: E402
+from tests.support.federation import directory  # noqa: E402
 from tests.support.gate import Gate  # noqa: E402
 from tests.support.tap import Tap, Way  # noqa: E402
 from tests.support.tillie import Tillie  # noqa: E402
@@ -167,7 +168,13 @@ def set_up(bed: Bed, client: str) -> Demo:
     for jid, label in ((ALICE, "alice"), (BOB, "bob")):
         domain = jid.partition("@")[2]
         tap = bed.tap(domain, plain=True)
-        gate = bed.gate(f"gate-{domain}", backends={domain: tap.port})
+        gate = bed.gate(
+            f"gate-{domain}",
+            backends={domain: tap.port},
+            arguments=directory(
+                bed.server_of(domain).behind_gate, bed.folder / f"gate-{domain}"
+            ),
+        )
         print(
             f"Server: Prosody for {domain}, recorded, behind a gate on 127.0.0.1:"
             f"{gate.port}: no key, no login."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,19 @@ def printed(server: str, *domains: str) -> str:
         component_port=component,
     )
     return serverlines.SERVERS[server](joint)
+
+
+def directory(text: str, folder: Path) -> list[str]:
+    """The arguments of `tillie gate run` for the component of what was printed."""
+    ports = re.findall(r"component_ports = { (\d+) }|port: (\d+)", text)
+    secret = re.findall(r'(?:component_secret = |password: )"(\w+)"', text)[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "component-secret"
+    file.touch(mode=0o600)
+    file.write_text(secret)
+    port = "".join(ports[-1])
+    where = f"127.0.0.1:{port}"
+    return ["--component", where, "--component-secret-file", str(file)]
 
 
 def names(domain: str) -> tuple[str, str]:
