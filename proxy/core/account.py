@@ -18,7 +18,7 @@ from ..errors import REMOTE, TrustFault
 from ..keys.manifest import Manifest
 from ..keys.store import Store
 from ..suites.entropy import token
-from . import directory, vouchers
+from . import directory, lookups, vouchers
 from .catchup import CatchUp
 from .contacts import Contact, Contacts, Finding
 from .directory import Absent, Failed, Found, Outcome
@@ -204,8 +204,12 @@ class Account:
         if stranger and (self._just_asked(jid) or not self._budget()):
             return False
         self._lookups[jid] = _LookUp(asker, [settled])
-        directory.look_up(
-            asker, jid, jid, lambda outcome: self._looked_up(jid, outcome)
+        lookups.look_up(
+            self,
+            asker,
+            jid,
+            lambda outcome: self._looked_up(jid, outcome),
+            lambda: not stranger or self._budget(),
         )
         return True
 

@@ -55,9 +55,13 @@ class Absent:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """No usable answer; *text* says what came instead."""
+    """No usable answer; *text* says what came instead.
+
+    :param silent: nothing came at all.
+    """
 
     text: str
+    silent: bool = False
 
 
 Outcome: TypeAlias = Found | Absent | Failed
@@ -79,9 +83,16 @@ def look_up(
         if not isinstance(outcome, Found):
             then(outcome)
             return
-        asker.ask("get", to, _items(PREKEY), lambda last: then(_joined(outcome, last)))
+        prekeys(asker, to, outcome, then)
 
     asker.ask("get", to, _items(KEY), got_key)
+
+
+def prekeys(
+    asker: Asker, to: str | None, found: Found, then: Callable[[Outcome], None]
+) -> None:
+    """Read the prekeys to what was *found*; without them it stays as it is."""
+    asker.ask("get", to, _items(PREKEY), lambda answer: then(_joined(found, answer)))
 
 
 def _items(node: str) -> Element:
@@ -104,7 +115,7 @@ def _manifest(answer: Answer, jid: str) -> Outcome:
                 return record(_record_of(items), jid)
             except Fault as fault:
                 return Failed(f"what {jid} publishes is no valid key: {fault.text}")
-    return Failed(f"{jid} did not answer in time")
+    return Failed(f"{jid} did not answer in time", silent=True)
 
 
 def _item_list(payload: Element | None, node: str) -> list[Element]:
