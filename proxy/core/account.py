@@ -18,7 +18,7 @@ from ..errors import REMOTE, TrustFault
 from ..keys.manifest import Manifest
 from ..keys.store import Store
 from ..suites.entropy import token
-from . import directory, lookups, vouchers
+from . import lookups, vouchers
 from .catchup import CatchUp
 from .contacts import Contact, Contacts, Finding
 from .directory import Absent, Failed, Found, Outcome
