@@ -302,6 +302,20 @@ class Arrivals:
         ):
             self._hold(stanza, granter)
 
+    def introduced(self, stanza: Stanza) -> None:
+        """Somebody asks to see the own presence: the keys of an unknown one are
+        looked up, so that the first message finds them.  The presence itself is not
+        sealed, and waits for nothing."""
+        try:
+            sender = Jid.parse(stanza.from_ or "").bare
+        except PeerFault:
+            return
+        jid = str(sender)
+        if sender.local and jid != self._account.jid:
+            contact = self._account.contacts.get(jid)
+            if contact is None:
+                self._ask_about(jid, lambda: None)
+
     def _ask_about(self, jid: str, settled: Callable[[], None]) -> bool:
         """Whether *jid* is being looked up now."""
         return self._session.connected and self._account.look_up(

@@ -354,6 +354,8 @@ class Session:
         elif self.phase is not Phase.RECOVERING:
             if stanza.name == "presence":
                 self._resources.note(stanza, self.jid)
+                if stanza.type == "subscribe" and self._arrivals is not None:
+                    self._arrivals.introduced(stanza)
             elif self.repeats is not None and stanza.type in ("result", "error"):
                 self.repeats.answered(stanza.id or "", self.house.clock())
             self.to_client(stanza.to_bytes())

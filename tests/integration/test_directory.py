@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from xml.etree.ElementTree import Element
 
 import pytest
@@ -189,3 +190,31 @@ def test_what_comes_in_clear_goes_back_if_the_domain_says_so(
     bob.send(f"<message to='{ALICE}' type='chat' id='b2'>{SEALED}</message>")
     alice.wait_for(lambda one: one.get("id") == "b2")
     assert not [one for one in alice.messages() if words in text_of(one)]
+
+
+def test_signed_absence_decides_first_contact_at_once(bed: Bed, gate: Gate) -> None:
+    """Prosody answers strangers ``forbidden`` for a node that does not exist, which
+    proves nothing; the directory says in one answer that carol has no key."""
+    port = bed.server.starttls_port
+    tillie = bed.tillie("tb", servers={"b.test": port}, tls={"b.test": "off"})
+    bob = bed.raw(BOB, tillie.port)
+    until(
+        lambda: tillie.json("status")["accounts"][0]["published"],
+        "bob's keys to be published",
+        seconds=20,
+    )
+    hidden = bed.canaries.secret()
+    began = time.monotonic()
+    bob.say(CAROL, hidden, ident="f1")
+    error = refused(bob, "f1")
+    took = time.monotonic() - began
+    words = "".join(error.itertext())
+    assert f"{CAROL} has no key" in words
+    # where it cannot be learned, Tillie tries again for 6 s
+    assert took < 5
+    # and what was allowed leaves without another question
+    tillie.command("allow", CAROL)
+    carol = bed.raw(CAROL, port)
+    clear = bed.canaries.clear()
+    bob.say(CAROL, clear)
+    assert text_of(carol.message(clear)) == clear
