@@ -51,8 +51,7 @@ def run(config: GateConfig) -> int:
     # what is wrong with it is said here, before anybody is served
     databases.open_registry(url).close()
     worker = RegistryWorker(reactor, partial(databases.open_registry, url))
-    directory = config.beyond.component is not None
-    directories = {one: f"keys.{one}" if directory else None for one in config.domains}
+    directories = config.beyond.directories(config.domains)
     signer = GateSigner(reactor, config.state, directories, worker)
     service = GateService(config, worker, signer, reactor)
     return _serve(service, worker, signer, reactor)

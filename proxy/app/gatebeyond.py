@@ -38,6 +38,11 @@ class Beyond:
     anchors: Path | None = None
     resolver: Address | None = None
 
+    def directories(self, domains: tuple[str, ...]) -> dict[str, str | None]:
+        """What each domain's document says of its directory (13.2)."""
+        there = self.component is not None
+        return {domain: f"keys.{domain}" if there else None for domain in domains}
+
     @property
     def warnings(self) -> list[str]:
         if self.component is None:

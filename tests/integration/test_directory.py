@@ -83,6 +83,7 @@ def test_strangers_get_records_and_signed_absence(bed: Bed, gate: Gate) -> None:
     record = look_up(bob, ALICE)
     server = open_server(text(record, "record/server/document"), "a.test")
     assert server.digest == alice.server.digest
+    assert server.directory == KEYS
     manifest = open_manifest(text(record, "record/manifest"), ALICE)
     assert manifest.digest == alice.person.manifest.digest
     assert open_token(text(record, "record/token"), ALICE, server.keys).covers(manifest)
