@@ -22,7 +22,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from benchmarks import chat, idle, passing, starting, wire  # noqa: E402
+from benchmarks import (  # noqa: E402
+    chat,
+    gatelookups,
+    idle,
+    passing,
+    starting,
+    wire,
+)
 from benchmarks.machine import machine  # noqa: E402
 from benchmarks.table import Table  # noqa: E402
 
@@ -33,6 +40,7 @@ SECTIONS: dict[str, Callable[[Table, bool], None]] = {
     "wire": wire.wire,
     "start": starting.start,
     "memory": idle.memory,
+    "gate": gatelookups.look_ups,
 }
 
 
