@@ -309,6 +309,18 @@ def test_the_signing_process_is_away(asking: Asking, juliet: Person) -> None:
     assert token_of(asking, asking.look_up(JULIET)).current(asking.now)
 
 
+def test_after_a_change_of_the_domains_key_nothing_of_the_old_one_is_shown(
+    asking: Asking, juliet: Person
+) -> None:
+    token_of(asking, asking.look_up(JULIET))
+    asking.look_up(NOBODY)
+    asking.signer = MemorySigner([DOMAIN], NOW)
+    assert token_of(asking, asking.look_up(JULIET)).current(asking.now)
+    reply = asking.look_up(NOBODY)
+    server = open_server(text(reply, "absent/server/document"), DOMAIN)
+    tokens.open_absence(text(reply, "absent/document"), NOBODY, server.keys)
+
+
 def test_dir_01_a_token_by_another_key_than_is_shown_goes_to_nobody(
     asking: Asking, juliet: Person
 ) -> None:
