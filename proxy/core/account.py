@@ -293,7 +293,7 @@ class Account:
 
     def own_readers(self) -> list[Reader]:
         """The own other devices that published a prekey."""
-        own = self.contacts.get(self.jid)
+        own = self.contacts.get(self.jid) if self.has_other_devices() else None
         if own is None:
             return []
         active = {device.public for device in self.identity.manifest.active}

@@ -97,7 +97,7 @@ class Arrivals:
         if missing is not None:
             self._ask_key(missing.jid, missing.header, page=True)
         used = verdict.used
-        if used is not None and not self._inbox.used(verdict.key, verdict.digest):
+        if used is not None and not self._inbox.seen.used(verdict.key, verdict.digest):
             used = None
         if not self._fresh(verdict):
             return
@@ -127,7 +127,7 @@ class Arrivals:
     def _fresh(self, verdict: verdicts.Deliver) -> bool:
         if not verdict.key:
             return True
-        return self._inbox.fresh(
+        return self._inbox.seen.fresh(
             verdict.key,
             verdict.digest,
             self._stream,

@@ -9,10 +9,11 @@ remembered, so that it is not shown again however it comes back (ENC-12).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from dataclasses import dataclass
 
 from ..keys.store import Store
+from .seen import Seen
 
 HELD_PER_PEER = 200
 HELD_IN_ALL = 2_000
@@ -50,9 +51,11 @@ class Inbox:
         self._store = store
         self._account = account
         self._last = 0
+        self.seen = Seen(store, account)
         self.held: list[Held] | None = None
 
     def forget_caches(self) -> None:
+        self.seen.forget_caches()
         self.held = None
 
     def _row(self, now: int) -> str:
@@ -109,37 +112,6 @@ class Inbox:
                 found.append((row, record[_PREFIX:]))
         return found
 
-    # -- seen before ------
-
-    def fresh(
-        self, key: str, digest: bytes, stream: str, streams: Iterable[str], now: int
-    ) -> bool:
-        """Whether a sealed message is to be shown on *stream*, and remember it.
-
-        Each of the *streams* that there were when it first came gets it once
-        (two clients of one account); a stream opened later does not: what comes
-        again then is a repetition by the server, or a replay.  What is written
-        down is who has not had it yet, so no clock decides.
-        """
-        name = f"{key}/{digest.hex()}"
-        record = self._store.get("seen", self._account, name)
-        if record is None:
-            first = now.to_bytes(8, "big")
-            owed = {bytes.fromhex(one) for one in streams}
-        else:
-            first = record[:8]
-            owed = {record[at : at + 8] for at in range(8, len(record), 8)}
-            if bytes.fromhex(stream) not in owed:
-                return False
-        rest = sorted(owed - {bytes.fromhex(stream)})
-        self._store.put("seen", self._account, name, b"".join([first, *rest]))
-        return True
-
-    def used(self, key: str, digest: bytes) -> bool:
-        """Whether another message came under the index that *key* names."""
-        rows = self._store.scan("seen", self._account, f"{key}/")
-        return any(name != f"{key}/{digest.hex()}" for name, _ in rows)
-
     # -- held ------
 
     def load_held(self) -> list[Held]:
@@ -187,10 +159,7 @@ class Inbox:
 
         :param oldest: when the oldest private prekey that is here was made.
         """
-        until = min(now - SEEN_FOR, oldest - GRANTED_FOR)
-        for name, record in self._store.scan("seen", self._account):
-            if int.from_bytes(record[:8], "big") < until:
-                self._store.delete("seen", self._account, name)
+        self.seen.prune(min(now - SEEN_FOR, oldest - GRANTED_FOR))
 
 
 def _unpack(row: str, data: bytes) -> Held:

@@ -66,7 +66,7 @@ def open_seal(
     if not place.archive:
         _compare_labels(account, message, restored, place.sender)
     header = unsealed.header
-    key = f"{header.lane.hex()}{header.n:08x}{unsealed.lane.facts.device[:8].hex()}"
+    key = f"{header.lane.hex()}{unsealed.lane.facts.device[:8].hex()}{header.n:08x}"
     live = not place.archive and place.sender != account.jid
     used = header if live and header.n < unsealed.lane.top.n else None
     return Deliver(restored, key, unsealed.digest, used)

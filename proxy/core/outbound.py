@@ -7,7 +7,6 @@ behind it, and asks again.  No path leads from an error to clear text.
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement
 
@@ -32,6 +31,9 @@ MOST_SHOWN = 3_000
 """Bytes that the client may put outside: the two fit a stanza of ours (5.9)."""
 LARGEST_MESSAGE = 38_000
 """Bytes of a client's message that certainly fit that (announced by XEP-0478)."""
+_STORE = f"{{{classes.HINTS}}}store"
+_ENCRYPTION = f"{{{classes.EME}}}encryption"
+_FALLBACK = f"{{{classes.FALLBACK}}}fallback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +88,26 @@ def decide(account: Account, stanza: Stanza, since: int) -> Departure:
 
 
 def _sort(message: Element) -> _Parts:
-    bins: dict[Class, list[Element]] = {class_: [] for class_ in Class}
+    clear: list[Element] = []
+    copied: list[Element] = []
+    sealed: list[Element] = []
+    foreign: list[Element] = []
     for child in message:
         if child.tag == marks.SUBJECT and not child.text and not len(child):
             continue
-        bins[class_of(child.tag)].append(child)
-    invitation = _find_invitation(message)
-    foreign = [one.tag for one in bins[Class.SERVER] if one is not invitation]
-    return _Parts(
-        bins[Class.CLEAR],
-        bins[Class.COPIED],
-        bins[Class.SEALED],
-        invitation,
-        foreign[0] if foreign else "",
-    )
+        class_ = class_of(child.tag)
+        if class_ is Class.SEALED:
+            sealed.append(child)
+        elif class_ is Class.COPIED:
+            copied.append(child)
+        elif class_ is Class.CLEAR:
+            clear.append(child)
+        else:
+            foreign.append(child)
+    # only servers make the element that an invitation by way of the room is in
+    invitation = _find_invitation(message) if foreign else None
+    names = [one.tag for one in foreign if one is not invitation]
+    return _Parts(clear, copied, sealed, invitation, names[0] if names else "")
 
 
 def _find_invitation(message: Element) -> Element | None:
@@ -263,8 +271,8 @@ def _transient(
     )
     hints = [*parts.clear, Element(f"{{{classes.HINTS}}}no-store")]
     message = _shell(stanza, _once(hints))
-    seal = Element(f"{{{classes.SEAL}}}transient")
-    SubElement(seal, f"{{{classes.SEAL}}}payload").text = b64(payload)
+    seal = Element(seals.TRANSIENT)
+    SubElement(seal, seals.PAYLOAD).text = b64(payload)
     message.insert(0, seal)
     return Go((guard.sealed(message),), kept=False)
 
@@ -278,18 +286,13 @@ def _plaintext(
     with_token: bool = False,
 ) -> bytes:
     token = account.token.current
-    content = []
-    for child in parts.content:
-        bare = copy(child)
-        bare.tail = None
-        content.append(bare)
     return envelope.write(
         envelope.Envelope(
             type=stanza.type or "normal",
             id=stanza.id,
             sender=account.jid,
             to=peer,
-            content=tuple(content),
+            content=tuple(parts.content),
             attributes=envelope.root_attributes(dict(stanza.attrs)),
             token_hash="" if token is None else b64(token.digest[:16]),
             token="" if token is None or not with_token else token.document,
@@ -343,8 +346,8 @@ def _sealed(
     bound = lanes.Bound(stanza.type or "normal", account.jid)
     payload = ratchets.seal(peer, lane, plaintext, bound, flags=flags)
     message = _outside(account, stanza, parts)
-    seal = Element(f"{{{classes.SEAL}}}encrypted")
-    SubElement(seal, f"{{{classes.SEAL}}}payload").text = b64(payload)
+    seal = Element(seals.ENCRYPTED)
+    SubElement(seal, seals.PAYLOAD).text = b64(payload)
     if beside is not None:
         seal.append(beside)
     message.insert(0, seal)
@@ -354,20 +357,16 @@ def _sealed(
 def _outside(account: Account, stanza: Stanza, parts: _Parts) -> Element:
     hints = list(parts.clear)
     if not any(child.tag.endswith("-store") for child in hints):
-        hints.append(Element(f"{{{classes.HINTS}}}store"))
+        hints.append(Element(_STORE))
     message = _shell(stanza, _once(hints))
     if stanza.id is None:
         # an error could not be matched without; inside there is none either
         message.set("id", stanza_id())
     message.extend(_shown(parts.copied))
-    SubElement(
-        message,
-        f"{{{classes.EME}}}encryption",
-        {"namespace": classes.SEAL, "name": "Tillie"},
-    )
+    SubElement(message, _ENCRYPTION, {"namespace": classes.SEAL, "name": "Tillie"})
     if account.settings.fallback:
         SubElement(message, marks.BODY).text = marks.FALLBACK_BODY
-        SubElement(message, f"{{{classes.FALLBACK}}}fallback", {"for": classes.SEAL})
+        SubElement(message, _FALLBACK, {"for": classes.SEAL})
     return message
 
 

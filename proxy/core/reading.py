@@ -96,7 +96,9 @@ class ReadLanes:
         if n >= lane.top.n:
             top = lane.top.at(n + 1)
             self._store.put("top", self._account, _read_key(lane.facts), top.pack())
-            self._remember(replace(lane, top=top))
+            self._remember(
+                ReadLane(lane.facts, lane.base, top, lane.since, lane.forwarded)
+            )
 
     def take_grant(self, box: bytes, parties: lanes.Parties, now: int) -> bool:
         """Open and check a grant to this device and keep its lane; whether it

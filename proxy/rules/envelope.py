@@ -18,11 +18,14 @@ from ..errors import PeerFault
 from ..wire import tree
 from ..wire.framing import PAYLOAD
 from ..wire.jid import Jid
+from ..wire.reader import Reader
 from .classes import ADDRESS, DELAY, SEAL, Class, class_of
 
 SCE = "urn:xmpp:sce:1"
 _TOKEN = f"{{{SEAL}}}token"
+_ENVELOPE = f"{{{SCE}}}envelope"
 _SMALLEST = 512
+_reader = Reader(_ENVELOPE)
 _LANG = "{http://www.w3.org/XML/1998/namespace}lang"
 _ADDRESSES = f"{{{ADDRESS}}}addresses"
 _KEPT_OUTSIDE = frozenset({"to", "from", "type", "id"})
@@ -103,8 +106,8 @@ def read(data: bytes) -> Envelope:
     :raises PeerFault: not well-formed within the limits, a part is missing or
         doubled, or an address is none.
     """
-    root = tree.parse(data)
-    if root.tag != f"{{{SCE}}}envelope":
+    root = _reader.read(data)
+    if root.tag != _ENVELOPE:
         raise PeerFault("the seal holds no envelope")
     parts: dict[str, Element] = {}
     for child in root:

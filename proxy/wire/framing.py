@@ -66,7 +66,7 @@ _RENEW_AFTER_BYTES: Final = 8192
 _STREAM_TAG: Final = f"{STREAMS_NS}{SEPARATOR}stream"
 # Rules always look into messages, so their trees grow as they are read; of other
 # stanzas few are looked into, and those are read once more (``Stanza.tree``).
-_GROWN: Final = f"{CLIENT_NS}{SEPARATOR}message"
+_GROWN: Final = f"{{{CLIENT_NS}}}message"
 _POLICY: Final = "policy-violation"
 
 
@@ -79,6 +79,7 @@ class Framer:
     :param content: the content namespace that the header has to declare (RFC 6120,
         4.8.2).  Stanzas of another than a client's are never passed on as the
         bytes they came in.
+    :param grown: Clark name of the stanzas that come with their tree.
     """
 
     def __init__(
@@ -87,10 +88,12 @@ class Framer:
         *,
         skip_over_limits: bool = False,
         content: str = CLIENT_NS,
+        grown: str = _GROWN,
     ) -> None:
         self.limits = limits
         self._skip = skip_over_limits
         self._content = content
+        self._grown = grown[1:].replace("}", SEPARATOR)
         self._events: list[Event] = []
         self._broken = False
         self._take: Callable[[bytes], bytes] = self._sniff
@@ -341,7 +344,9 @@ class Framer:
         ):
             self._measure(limits, attributes)
         if self._tree is not None:
-            self._tree.start(clark(tag), clark_attributes(attributes))
+            if attributes:
+                attributes = clark_attributes(attributes)
+            self._tree.start(clark(tag), attributes)
         elif depth == 1:
             self._open_stream(tag, attributes)
 
@@ -411,7 +416,7 @@ class Framer:
         self._attributes = attributes
         self._children = []
         self._names_before = self._known
-        if tag == _GROWN:
+        if tag == self._grown:
             self._tree = TreeBuilder()
             self._parser.CharacterDataHandler = self._tree.data
 

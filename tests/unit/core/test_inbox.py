@@ -146,7 +146,7 @@ def fresh(
     streams: tuple[str, ...] = (DESK, PHONE),
     digest: bytes = HASH,
 ) -> bool:
-    return inbox.fresh("lane/n", digest, stream, streams, NOW)
+    return inbox.seen.fresh("lane/n", digest, stream, streams, NOW)
 
 
 def test_i12_a_message_is_shown_once_on_a_stream(
@@ -219,8 +219,40 @@ def test_rel_14_what_was_not_committed_was_not_shown(
 ) -> None:
     with undone(store):
         assert fresh(inbox, DESK)
+    inbox.forget_caches()
     with store.transaction():
         assert fresh(inbox, DESK)
+
+
+def test_enc_12_neighbours_lie_together_and_are_told_apart(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    keys = [f"lane{number:08x}" for number in range(40)]
+    with store.transaction():
+        for at, key in enumerate(keys):
+            assert inbox.seen.fresh(key, HASH, DESK, [DESK, PHONE], NOW + at)
+    assert len(store.scan("seen", A)) == 3
+    again = Inbox(store, A)
+    with store.transaction():
+        for key in keys:
+            assert not again.seen.fresh(key, HASH, DESK, [DESK], NOW + 90)
+            assert again.seen.fresh(key, HASH, PHONE, [PHONE], NOW + 90)
+            assert not again.seen.used(key, HASH)
+            assert again.seen.used(key, CHANGED)
+
+
+def test_enc_12_many_texts_under_one_index_do_not_swell_one_record(
+    store: MemoryStore, inbox: Inbox
+) -> None:
+    hashes = [at.to_bytes(16, "big") for at in range(500)]
+    with store.transaction():
+        for digest in hashes:
+            assert inbox.seen.fresh("lane/n", digest, DESK, [DESK], NOW)
+    assert max(len(record) for _, record in store.scan("seen", A)) < 4_000
+    again = Inbox(store, A)
+    with store.transaction():
+        for digest in hashes:
+            assert not again.seen.fresh("lane/n", digest, DESK, [DESK], NOW)
 
 
 # -- held ---------------------------------------------------------------------
@@ -305,20 +337,20 @@ def test_enc_12_what_was_seen_is_forgotten_after_its_time_only(
     store: MemoryStore, inbox: Inbox
 ) -> None:
     with store.transaction():
-        inbox.fresh("old", HASH, DESK, [DESK], NOW)
-        inbox.fresh("new", HASH, DESK, [DESK], NOW + 5)
+        inbox.seen.fresh("old", HASH, DESK, [DESK], NOW)
+        inbox.seen.fresh("new", HASH, DESK, [DESK], NOW + 5)
         inbox.prune(NOW + SEEN_FOR + 3, NOW + SEEN_FOR)
-        assert not inbox.fresh("new", HASH, DESK, [DESK], NOW + SEEN_FOR + 3)
-        assert inbox.fresh("old", HASH, DESK, [DESK], NOW + SEEN_FOR + 3)
+        assert not inbox.seen.fresh("new", HASH, DESK, [DESK], NOW + SEEN_FOR + 3)
+        assert inbox.seen.fresh("old", HASH, DESK, [DESK], NOW + SEEN_FOR + 3)
 
 
 def test_enc_12_what_was_seen_is_known_as_long_as_a_prekey_could_open_it(
     store: MemoryStore, inbox: Inbox
 ) -> None:
     with store.transaction():
-        inbox.fresh("old", HASH, DESK, [DESK], NOW)
+        inbox.seen.fresh("old", HASH, DESK, [DESK], NOW)
         later = NOW + 2 * SEEN_FOR
         inbox.prune(later, NOW + GRANTED_FOR)
-        assert not inbox.fresh("old", HASH, DESK, [DESK], later)
+        assert not inbox.seen.fresh("old", HASH, DESK, [DESK], later)
         inbox.prune(later, NOW + GRANTED_FOR + 1)
-        assert inbox.fresh("old", HASH, DESK, [DESK], later)
+        assert inbox.seen.fresh("old", HASH, DESK, [DESK], later)
