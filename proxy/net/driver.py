@@ -9,8 +9,8 @@ failed is never performed.  No decision about XMPP is made here.
 from __future__ import annotations
 
 import hashlib
-import traceback
 from collections.abc import Callable
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, assert_never
 
 from twisted.internet.defer import Deferred
@@ -33,15 +33,15 @@ from ..core.vocabulary import (
     Effect,
     ServerClose,
     ServerTls,
-    TlsFacts,
     ToClient,
     ToServer,
 )
 from ..errors import EnvFault, Fault, LocalFault, LostFault
 from .connector import Connector
-from .link import Link
 from .localca import LocalCertificates
 from .tls import ServerTls as LocalTls
+from .traces import trace_of
+from .upstream import Upstream
 
 if TYPE_CHECKING:
     from OpenSSL import SSL
@@ -225,7 +225,7 @@ class Connection(TwistedProtocol):  # type: ignore[misc] # Twisted has no types 
 
     def dataReceived(self, data: bytes) -> None:
         self._driver.run(self.session, lambda: self.session.client_data(data), "sent")
-        self._steer()
+        self.steer()
 
     def handshakeCompleted(self) -> None:
         if not self._secure:
@@ -257,9 +257,9 @@ class Connection(TwistedProtocol):  # type: ignore[misc] # Twisted has no types 
 
     def server_full(self, full: bool) -> None:
         self._server_full = full
-        self._steer()
+        self.steer()
 
-    def _steer(self) -> None:
+    def steer(self) -> None:
         """Read from the client only while there is room for it upstream."""
         reading = not (self._server_full or self.session.congested)
         if reading != self._reading and not self._gone:
@@ -272,15 +272,28 @@ class Connection(TwistedProtocol):  # type: ignore[misc] # Twisted has no types 
     # -- effects ------
 
     def perform(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            self._perform(effect)
-        self._steer()
+        for _, run in groupby(effects, type):
+            self._perform_run(list(run))
+        self.steer()
         self._forget_if_over()
+
+    def _perform_run(self, run: list[Effect]) -> None:
+        """Effects of one kind; bytes for one side leave as one write."""
+        match run[0]:
+            case ToServer():
+                data = [one.data for one in run if isinstance(one, ToServer)]
+                if self._upstream is not None:
+                    self._upstream.write(b"".join(data))
+            case ToClient():
+                self._to_client([one for one in run if isinstance(one, ToClient)])
+            case _:
+                for effect in run:
+                    self._perform(effect)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
-            case ToClient(data=data, row=row):
-                self._to_client(data, row)
+            case ToClient() | ToServer():
+                self._perform_run([effect])
             case ClientTls():
                 self._start_tls()
             case ClientClose():
@@ -289,29 +302,26 @@ class Connection(TwistedProtocol):  # type: ignore[misc] # Twisted has no types 
                 self._connect(domain, delay)
             case DeriveKey(request=request):
                 self._derive(request)
-            case ToServer() | ServerTls() | ServerClose():
+            case ServerTls() | ServerClose():
                 self._perform_upstream(effect)
             case _:
                 assert_never(effect)
 
-    def _perform_upstream(self, effect: ToServer | ServerTls | ServerClose) -> None:
+    def _perform_upstream(self, effect: ServerTls | ServerClose) -> None:
         if self._upstream is None:
             return
         match effect:
-            case ToServer(data=data):
-                self._upstream.write(data)
             case ServerTls():
                 self._upstream.start_tls()
             case ServerClose(abort=abort):
                 self._drop_upstream(abort=abort)
 
-    def _to_client(self, data: bytes, row: str) -> None:
+    def _to_client(self, effects: list[ToClient]) -> None:
         if self._gone:
             return
-        self.transport.write(data)
-        if row:
-            self._rows.append(row)
-            self._later_flushed()
+        self.transport.write(b"".join([one.data for one in effects]))
+        self._rows += [one.row for one in effects if one.row]
+        self._later_flushed()
 
     def _later_flushed(self) -> None:
         if self._rows and self._flushing is None and not self._gone:
@@ -390,109 +400,3 @@ class Connection(TwistedProtocol):  # type: ignore[misc] # Twisted has no types 
     def _forget_if_over(self) -> None:
         if self._gone and self.session.over and self._upstream is None:
             self._driver.connections.pop(self.session, None)
-
-
-class Upstream:
-    """One connection to the server; after ``end`` it tells nothing any more."""
-
-    def __init__(self, driver: Driver, connection: Connection, domain: str) -> None:
-        self._driver = driver
-        self._connection: Connection | None = connection
-        self._session = connection.session
-        self._domain = domain
-        self._link: Link | None = None
-        self._delayed: Any = None
-        self._connecting: Deferred[Link] | None = None
-
-    def begin(self, delay: float) -> None:
-        if delay > 0:
-            self._delayed = self._driver.reactor.callLater(delay, self.begin, 0.0)
-            return
-        self._delayed = None
-        self._connecting = self._driver.connector.connect(self._domain, self)
-        self._connecting.addErrback(self._unreached)
-
-    def _unreached(self, failure: Any) -> None:
-        self._connecting = None
-        if self._connection is None:
-            return
-        error = failure.value
-        if not isinstance(error, Fault):
-            _log.error("{trace}", trace=trace_of(error))
-            error = LocalFault("an error inside Tillie; see its log")
-        self._driver.run(self._session, lambda: self._session.server_lost(error))
-
-    def end(self, *, abort: bool) -> None:
-        self._connection = None
-        if self._delayed is not None:
-            self._delayed.cancel()
-        if self._link is not None:
-            if abort:
-                self._link.abort()
-            else:
-                self._link.close()
-        elif self._connecting is not None:
-            self._connecting.cancel()
-
-    def write(self, data: bytes) -> None:
-        if self._link is not None:
-            self._link.write(data)
-
-    def start_tls(self) -> None:
-        if self._link is not None:
-            self._link.start_tls()
-
-    def pause(self) -> None:
-        if self._link is not None:
-            self._link.pause()
-
-    def resume(self) -> None:
-        if self._link is not None:
-            self._link.resume()
-
-    # -- LinkOwner ------
-
-    def link_up(self, link: Link) -> None:
-        if self._connection is None:
-            link.abort()
-            return
-        self._link = link
-        mode = link.mode
-        self._driver.run(self._session, lambda: self._session.server_connected(mode))
-        if link.direct and link.facts is not None:
-            self.link_secure(link.facts)
-
-    def link_secure(self, facts: TlsFacts) -> None:
-        if self._connection is not None and self._link is not None:
-            key = self._link.server_key
-            self._driver.run(
-                self._session, lambda: self._session.server_secured(facts, key)
-            )
-
-    def link_data(self, data: bytes) -> None:
-        connection = self._connection
-        if connection is not None:
-            self._driver.run(
-                self._session, lambda: self._session.server_data(data), "received"
-            )
-            connection._steer()
-
-    def link_lost(self, fault: Fault | None) -> None:
-        if self._connection is not None:
-            self._link = None
-            self._driver.run(self._session, lambda: self._session.server_lost(fault))
-
-    def link_pause(self) -> None:
-        if self._connection is not None:
-            self._connection.server_full(True)
-
-    def link_resume(self) -> None:
-        if self._connection is not None:
-            self._connection.server_full(False)
-
-
-def trace_of(error: BaseException) -> str:
-    """Where an unexpected error came from, without what it says: its words could
-    hold what somebody wrote (LOC-11)."""
-    lines = traceback.format_tb(error.__traceback__)
-    return f"{type(error).__name__}\n{''.join(lines)}"

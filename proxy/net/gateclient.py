@@ -34,9 +34,9 @@ from ..gate.inquiry import Finding
 from ..gate.questions import Answer
 from ..gate.stream import Stream
 from .backend import Backend
-from .driver import trace_of
 from .gatetls import GateTls
 from .proxyheader import Ends, HeaderReader, written
+from .traces import trace_of
 
 if TYPE_CHECKING:
     from .gate import Gate
