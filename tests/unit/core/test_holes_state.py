@@ -327,7 +327,7 @@ def test_rel_14_store_fault_while_opening_acknowledges_nothing(shelf: str) -> No
     does not hold, acknowledged, and the server forgot it."""
     c = couple()
     message = c.capture("must not be lost")
-    for cache in (c.account.ratchets, c.account.contacts):
+    for cache in (c.account.ratchets, c.account.contacts, c.account.inbox):
         cache.forget_caches()
     upstream = c.alice.upstream
     before = bytes(upstream.raw)
