@@ -34,6 +34,7 @@ LARGEST_MESSAGE = 38_000
 _STORE = f"{{{classes.HINTS}}}store"
 _ENCRYPTION = f"{{{classes.EME}}}encryption"
 _FALLBACK = f"{{{classes.FALLBACK}}}fallback"
+_NONE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,16 +356,18 @@ def _sealed(
 
 
 def _outside(account: Account, stanza: Stanza, parts: _Parts) -> Element:
+    fallback = account.settings.fallback
     hints = list(parts.clear)
-    if not any(child.tag.endswith("-store") for child in hints):
+    if not fallback and not any(child.tag.endswith("-store") for child in hints):
         hints.append(Element(_STORE))
     message = _shell(stanza, _once(hints))
     if stanza.id is None:
         # an error could not be matched without; inside there is none either
         message.set("id", stanza_id())
-    message.extend(_shown(parts.copied))
+    left_out = classes.BESIDE_NO_BODY if fallback else _NONE
+    message.extend(_shown([one for one in parts.copied if one.tag not in left_out]))
     SubElement(message, _ENCRYPTION, {"namespace": classes.SEAL, "name": "Tillie"})
-    if account.settings.fallback:
+    if fallback:
         SubElement(message, marks.BODY).text = marks.FALLBACK_BODY
         SubElement(message, _FALLBACK, {"for": classes.SEAL})
     return message

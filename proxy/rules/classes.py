@@ -86,6 +86,9 @@ _TABLE: dict[Class, list[str]] = {
 }
 
 ORIGIN_ID = f"{{{STANZA_ID}}}origin-id"
+BESIDE_NO_BODY = frozenset({ORIGIN_ID, f"{{{RECEIPTS}}}request"})
+"""Copied outside only where no fallback body stands, by which servers archive and copy
+as well (5.1)."""
 _CLASS = {name: class_ for class_, names in _TABLE.items() for name in names}
 
 CHAT_STATES = frozenset(

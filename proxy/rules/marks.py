@@ -18,7 +18,7 @@ UNREADABLE = (
     "its key was asked for, and it will be shown if the key comes]"
 )
 UNREADABLE_OLD = "[Tillie: a sealed message that cannot be opened here]"
-FALLBACK_BODY = "This message is sealed end to end. Reading it takes Tillie."
+FALLBACK_BODY = "Encrypted with Tillie."
 BODY = f"{{{CLIENT}}}body"
 SUBJECT = f"{{{CLIENT}}}subject"
 XHTML = "{http://jabber.org/protocol/xhtml-im}html"

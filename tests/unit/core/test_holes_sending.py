@@ -153,7 +153,7 @@ def test_guard_refusal_of_a_query_without_an_address_bounces(payload: str) -> No
 )
 def test_guard_refusal_of_what_is_too_large_bounces(child: str) -> None:
     """It stood inside and outside, and only the inside was measured."""
-    c = couple()
+    c = couple(settings=Settings(fallback=False))
     stanza = (
         f"<message to='{BOB}' type='chat' id='m'><body>CANARY</body>{child}</message>"
     )
@@ -162,7 +162,7 @@ def test_guard_refusal_of_what_is_too_large_bounces(child: str) -> None:
 
 def test_refused_message_burns_no_state_that_a_reader_would_miss() -> None:
     """An index was used for what never left: the next one has to open all the same."""
-    c = couple()
+    c = couple(settings=Settings(fallback=False))
     c.alice.send(
         f"<message to='{BOB}' type='chat' id='m'><body>x</body>"
         f"<origin-id xmlns='urn:xmpp:sid:0' id='{'a' * 30_000}'/></message>"

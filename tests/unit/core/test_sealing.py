@@ -7,6 +7,7 @@ from xml.etree.ElementTree import Element
 
 import pytest
 
+from proxy.core.account import Settings
 from proxy.core.keyrequests import KEYREQ
 from proxy.rules import classes
 from proxy.suites.lanes import Header
@@ -392,6 +393,39 @@ def test_own_other_device_reads_sent_copies() -> None:
     c.world.wait(3_000)
     assert "read on both of my devices" in second.raw.decode()
     assert SEALS[0] not in {one.tag for copy in second.messages for one in copy.iter()}
+
+
+@pytest.mark.parametrize(
+    ("fallback", "beside"),
+    [
+        (True, {BODY, f"{{{classes.FALLBACK}}}fallback"}),
+        (
+            False,
+            {
+                "{urn:xmpp:hints}store",
+                "{urn:xmpp:receipts}request",
+                "{urn:xmpp:sid:0}origin-id",
+            },
+        ),
+    ],
+)
+def test_servers_go_by_the_fallback_body_or_by_what_stands_in_its_place(
+    fallback: bool, beside: set[str]
+) -> None:
+    c = couple(settings=Settings(fallback=fallback))
+    c.alice.send(
+        f"<message to='{BOB}' type='chat' id='1'><body>b</body>"
+        "<request xmlns='urn:xmpp:receipts'/>"
+        "<origin-id xmlns='urn:xmpp:sid:0' id='o'/></message>"
+    )
+    out = sealed(c.alice.upstream.stanzas)[-1]
+    shown = {child.tag for child in out}
+    assert shown == {SEALS[0], f"{{{classes.EME}}}encryption"} | beside
+    inside = {child.tag for child in c.bob.messages[-1]}
+    assert {
+        "{urn:xmpp:receipts}request",
+        "{urn:xmpp:sid:0}origin-id",
+    } <= inside
 
 
 def test_seal_has_no_more_outside_than_the_table_allows() -> None:
