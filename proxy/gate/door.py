@@ -99,9 +99,7 @@ class Door:
         """Something came while an attempt runs."""
         attempt = self.attempt
         assert attempt is not None
-        if (stanza.ns, stanza.name) == (AUTH, "present"):
-            self.bad_proof()
-        elif stanza.ns != attempt.ns or stanza.name not in _IN_SASL[attempt.ns]:
+        if stanza.ns != attempt.ns or stanza.name not in _IN_SASL[attempt.ns]:
             self._line.end("not-authorized", "a login is under way")
         elif attempt.silent and stanza.name == "response":
             attempt.silent = False

@@ -63,6 +63,9 @@ SETTLING_MS: Final = 10_000
 _FORM_LIMITS: Final = replace(BEFORE_LOGIN, stanza=40_960, hard=40_960)
 # As in core.serverleg: the features of a large server pass 10,000 bytes.
 _SERVER_LIMITS: Final = replace(BEFORE_LOGIN, stanza=65_536, hard=65_536)
+_PRESENT: Final = (names.AUTH, "present")
+# Before TLS and behind a farewell it is answered, or not, like anything else.
+_PRESENTABLE: Final = WITHOUT_BACKEND | {Phase.DOOR, Phase.CLOSING}
 _NOT_XML: Final = frozenset({"bad-format", "not-well-formed"})
 _BEFORE_XML: Final = b" \t\r\n\xef\xbb\xbf"
 
@@ -353,7 +356,14 @@ class Stream:
         line = self.line
         if (stanza.ns, stanza.name) == (STREAMS, "error"):
             line.drop()
-            return
+        elif (stanza.ns, stanza.name) == _PRESENT and line.phase not in _PRESENTABLE:
+            self._door.bad_proof()
+        else:
+            self._on_phase(stanza)
+
+    def _on_phase(self, stanza: Stanza) -> None:
+        """What is made of it depends on where the stream stands."""
+        line = self.line
         match line.phase:
             case Phase.STARTTLS:
                 self._opening.on_starttls(stanza, clean=self._client_clean)
