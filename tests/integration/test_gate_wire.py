@@ -317,12 +317,13 @@ def test_res_02_connections_that_come_and_go_leave_nothing(
 
     files = _files(gate.pid)
     sizes = []
-    for _ in range(4):
+    for _ in range(6):
         come_and_go(1_500)
         until(lambda: _files(gate.pid) <= files, "them to be gone")
         sizes.append(_memory(gate.pid))
     # threats.md's bound; that no object stays is tests/unit/net/test_gate.py's
-    assert sizes[-1] - sizes[1] < 8 * 1024 * 1024, sizes
+    # the allocator settles in the first rounds
+    assert sizes[-1] - sizes[2] < 8 * 1024 * 1024, sizes
 
 
 # -- operation ------------------------------------------------------------------
