@@ -84,7 +84,7 @@ def one_domain(where: Place, named: str | None) -> str:
 @contextmanager
 def registry(where: Place, *, writing: bool = True) -> Iterator[Registry]:
     """A transaction in the registry of *where*."""
-    opened = databases.open_registry(where.url)
+    opened = databases.open_registry(where.url, wait=databases.COMMAND_WAIT_MS)
     try:
         with opened.transaction(writing=writing):
             yield opened

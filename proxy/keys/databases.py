@@ -24,6 +24,9 @@ from .sql import SqlRegistry
 FILE: Final = "gate.sqlite3"
 WAIT_MS: Final = 3_000
 """For a connection, a lock or an answer."""
+COMMAND_WAIT_MS: Final = 30_000
+"""For a lock of SQLite's where nobody waits at a login.  Its locks are no queue: who
+writes all the time, as a gate does when many log in, can come first many times."""
 _SQLITE: Final = "sqlite:///"
 _POSTGRESQL: Final = ("postgresql://", "postgres://")
 
@@ -48,15 +51,19 @@ def sqlite_path(url: str) -> Path | None:
 
 
 def open_registry(
-    url: str, before_commit: Callable[[], None] | None = None
+    url: str,
+    before_commit: Callable[[], None] | None = None,
+    *,
+    wait: int = WAIT_MS,
 ) -> SqlRegistry:
     """Open a registry whose database is there; nothing is created.
 
+    :param wait: milliseconds for a lock of SQLite's.
     :raises ConfigFault: *url* is none of ours.
     :raises StoreFault: it cannot be reached, is empty, or of another schema.
     """
     path = sqlite_path(url)
-    engine, where = _engine(url, path)
+    engine, where = _engine(url, path, wait)
     registry = SqlRegistry(engine, where, before_commit)
     try:
         if path is not None:
@@ -123,7 +130,7 @@ def migrate(url: str, steps: Sequence[schema.Step] | None = None) -> tuple[int, 
     """
     steps = schema.STEPS if steps is None else steps
     path = sqlite_path(url)
-    engine, where = _engine(url, path)
+    engine, where = _engine(url, path, COMMAND_WAIT_MS)
     try:
         if path is not None:
             _look(path, len(steps))
@@ -158,20 +165,20 @@ def _told(where: str) -> Iterator[None]:
         ) from error
 
 
-def _engine(url: str, path: Path | None) -> tuple[sa.Engine, str]:
+def _engine(url: str, path: Path | None, wait: int) -> tuple[sa.Engine, str]:
     if path is not None:
-        return _sqlite_engine(path), str(path)
+        return _sqlite_engine(path, wait), str(path)
     return _postgresql_engine(url)
 
 
-def _sqlite_engine(path: Path) -> sa.Engine:
+def _sqlite_engine(path: Path, wait: int) -> sa.Engine:
     import sqlite3
 
     def connect() -> sqlite3.Connection:
         # mode=rw: a missing file is an error, never a new and empty registry
         uri = path.as_uri() + "?mode=rw"
         connection = sqlite3.connect(
-            uri, uri=True, isolation_level=None, timeout=WAIT_MS / 1000
+            uri, uri=True, isolation_level=None, timeout=wait / 1000
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")

@@ -192,7 +192,8 @@ def test_rel_31_a_gate_and_a_command_write_at_once(tmp_path: Path) -> None:
     code = (
         "from proxy.keys import databases\n"
         "from proxy.keys.registry import Enrolment\n"
-        f"registry = databases.open_registry({url!r})\n"
+        "wait = databases.COMMAND_WAIT_MS\n"
+        f"registry = databases.open_registry({url!r}, wait=wait)\n"
         "for number in range(300):\n"
         "    with registry.transaction():\n"
         "        registry.put_enrolment(\n"
