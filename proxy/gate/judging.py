@@ -146,6 +146,8 @@ def _first(asked: Vouch, manifest: Manifest, registry: Registry, now: int) -> An
         code = code_digest(asked.account, asked.code)
         if not hmac.compare_digest(code, enrolment.code):
             return Refused("bad-proof", _CODE)
+        # one time
+        registry.delete_enrolment(asked.account)
     account = take(manifest, None, registry, now, "first-key", asked.address)
     return vouched(account, registry, now, first=True)
 
@@ -239,8 +241,6 @@ def take(
     )
     registry.put_account(account)
     registry.delete_allocations(manifest.jid)
-    if held is None:
-        registry.delete_enrolment(manifest.jid)
     text = f"root {root.hex()} seq {manifest.seq}"
     if address:
         text += f" from {address}"

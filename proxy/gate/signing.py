@@ -8,7 +8,6 @@ not lie here, and no signature over anything else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from ..errors import PeerFault, TrustFault
@@ -38,16 +37,6 @@ _SERVER: Final = frozenset({"sub", "seq", "keys", "iat", "exp"})
 _ROLLOVER: Final = frozenset({"sub", "from", "to", "iat"})
 
 
-@dataclass(frozen=True)
-class _Key:
-    signer: DocumentSigner
-    private: RootPrivate
-
-    @property
-    def fingerprint(self) -> bytes:
-        return self.signer.public.fingerprint
-
-
 class Signing:
     """Signs for some domains by the keys that lie here.
 
@@ -56,7 +45,7 @@ class Signing:
 
     def __init__(self, keys: Mapping[str, list[RootPrivate]]) -> None:
         self._keys = {
-            domain: [_Key(DocumentSigner(one), one) for one in held]
+            domain: {one.public.fingerprint: DocumentSigner(one) for one in held}
             for domain, held in keys.items()
         }
 
@@ -76,24 +65,24 @@ class Signing:
         issued = time_of(claims, "iat", what=_WHAT)
         if abs(now - issued) > tokens.SKEW_MS:
             raise TrustFault("a document is signed on its day only")
-        return key.signer.make(claims, typ)
+        return key.make(claims, typ)
 
     def prove(self, statement: bytes, fingerprint: bytes, now: int) -> bytes:
         """The Ed25519 signature of a statement of 14.4; raises likewise."""
         domain = _presented(statement, now)
-        return self._key(domain, fingerprint).private.sign_ed25519(statement)
+        return self._key(domain, fingerprint).sign_ed25519(statement)
 
-    def _key(self, domain: str, fingerprint: bytes) -> _Key:
-        for key in self._keys.get(domain, []):
-            if key.fingerprint == fingerprint:
-                return key
-        raise TrustFault(f"no such key of {domain} lies here")
+    def _key(self, domain: str, fingerprint: bytes) -> DocumentSigner:
+        key = self._keys.get(domain, {}).get(fingerprint)
+        if key is None:
+            raise TrustFault(f"no such key of {domain} lies here")
+        return key
 
-    def server(self, domain: str, key: _Key, claims: Claims) -> None:
+    def server(self, domain: str, key: DocumentSigner, claims: Claims) -> None:
         check_members(claims, _SERVER, frozenset({"next", "directory"}), what=_WHAT)
         integer_of(claims, "seq", 1, SEQ_MAX, what=_WHAT)
         _lasts(claims, servers.SERVER_MS)
-        if claims["keys"] != keys_claim(key.signer.public):
+        if claims["keys"] != keys_claim(key.public):
             raise TrustFault("a server document names the key that signs it")
         if "next" in claims:
             bytes_of(claims, "next", 32, what=_WHAT)
@@ -102,15 +91,15 @@ class Signing:
             if Jid.parse(name).domain != name:
                 raise PeerFault("the directory is no domain")
 
-    def rollover(self, domain: str, key: _Key, claims: Claims) -> None:
+    def rollover(self, domain: str, key: DocumentSigner, claims: Claims) -> None:
         check_members(claims, _ROLLOVER, what=_WHAT)
-        if bytes_of(claims, "from", 32, what=_WHAT) != key.fingerprint:
+        if bytes_of(claims, "from", 32, what=_WHAT) != key.public.fingerprint:
             raise TrustFault("a rollover begins at the key that signs it")
-        others = [one for one in self._keys[domain] if one != key]
-        if claims["to"] not in [keys_claim(one.signer.public) for one in others]:
+        others = [one for one in self._keys[domain].values() if one is not key]
+        if claims["to"] not in [keys_claim(one.public) for one in others]:
             raise TrustFault("a rollover leads to a key that lies here")
 
-    def token(self, domain: str, key: _Key, claims: Claims) -> None:
+    def token(self, domain: str, key: DocumentSigner, claims: Claims) -> None:
         check_members(claims, _TOKEN, frozenset({"prev"}), what=_WHAT)
         _about(domain, claims, tokens.TOKEN_MS)
         integer_of(claims, "seq", 1, SEQ_MAX, what=_WHAT)
@@ -119,12 +108,12 @@ class Signing:
         if claims["level"] != tokens.LEVEL:
             raise TrustFault("a token of this level is not signed here")
 
-    def absence(self, domain: str, key: _Key, claims: Claims) -> None:
+    def absence(self, domain: str, key: DocumentSigner, claims: Claims) -> None:
         check_members(claims, _ABOUT, what=_WHAT)
         _about(domain, claims, tokens.ABSENCE_MS)
 
 
-_CHECKS: Final[dict[str, Callable[[Signing, str, _Key, Claims], None]]] = {
+_CHECKS: Final[dict[str, Callable[[Signing, str, DocumentSigner, Claims], None]]] = {
     servers.SERVER: Signing.server,
     servers.ROLLOVER: Signing.rollover,
     tokens.TYP: Signing.token,

@@ -71,6 +71,10 @@ class DocumentSigner:
             self._mldsa65.public_key().public_bytes_raw(),
         )
 
+    def sign_ed25519(self, data: bytes) -> bytes:
+        """See :meth:`identity.RootPrivate.sign_ed25519`."""
+        return self._ed25519.sign(data)
+
     def make(self, claims: Mapping[str, object], typ: str) -> str:
         """See :func:`make_doc`."""
         payload = json.dumps(

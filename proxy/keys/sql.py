@@ -239,14 +239,17 @@ class SqlRegistry:
         )
 
     def delete_allocations(self, jid: str, root: bytes | None = None) -> None:
+        if root is None:
+            self._writable().execute(_ALLOCATIONS_OF, {"jid": jid})
+            return
         table = schema.allocation.c
-        which = [] if root is None else [table.root == root]
-        self._delete(schema.allocation, table.account == jid, *which)
+        self._delete(schema.allocation, table.account == jid, table.root == root)
 
     # -- decisions of people -----------------------------------------------------
 
     def enrolment(self, jid: str) -> Enrolment | None:
-        return self._one(Enrolment, schema.enrolment, schema.enrolment.c.account == jid)
+        row = self._row(_ONE_ENROLMENT, jid=jid)
+        return None if row is None else _made(Enrolment, row)
 
     def put_enrolment(self, enrolment: Enrolment) -> None:
         self._upsert(schema.enrolment, _values(enrolment))
@@ -269,15 +272,11 @@ class SqlRegistry:
         self._resets[jid] = None
 
     def formers(self, jid: str) -> list[Former]:
-        table = schema.former.c
-        rows = self._rows(
-            sa.select(schema.former).where(table.account == jid).order_by(table.ended)
-        )
         return [
             Former(
                 row.account, row.root, row.seq, _keys(row.devices), row.ended, row.why
             )
-            for row in rows
+            for row in self._rows(_FORMERS, jid=jid)
         ]
 
     def put_former(self, former: Former) -> None:
@@ -297,7 +296,7 @@ class SqlRegistry:
     def log(self, event: Event) -> None:
         values = _values(event)
         del values["number"]
-        self._writable().execute(schema.event.insert(), values)
+        self._writable().execute(_LOG, values)
 
     def events(self, jid: str | None = None, since: int = 0) -> list[Event]:
         table = schema.event.c
@@ -381,6 +380,18 @@ _ONE_STREAM: Final = sa.select(schema.stream).where(
 _ONE_SERVER: Final = sa.select(schema.server).where(
     schema.server.c.domain == sa.bindparam("domain")
 )
+_ONE_ENROLMENT: Final = sa.select(schema.enrolment).where(
+    schema.enrolment.c.account == sa.bindparam("jid")
+)
+_FORMERS: Final = (
+    sa.select(schema.former)
+    .where(schema.former.c.account == sa.bindparam("jid"))
+    .order_by(schema.former.c.ended)
+)
+_ALLOCATIONS_OF: Final = schema.allocation.delete().where(
+    schema.allocation.c.account == sa.bindparam("jid")
+)
+_LOG: Final = schema.event.insert()
 _LOCK: Final = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number")))
 
 

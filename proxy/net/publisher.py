@@ -14,6 +14,7 @@ from typing import Any, Final
 from xml.sax.saxutils import escape
 
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -26,6 +27,7 @@ from .registry import RegistryWorker, wall_clock
 from .signer import Published, SigningProcess
 
 EVERY: Final = 5.0
+TRIES: Final = 5
 WELL_KNOWN: Final = "well-known"
 _log = Logger()
 
@@ -63,7 +65,7 @@ class GateSigner:
         :raises StoreFault: the registry cannot be asked, or knows a domain by a key
             that does not lie here.
         """
-        known = {name: await self._served(name) for name in self._directories}
+        known = {name: await self._known(name) for name in self._directories}
         new = frozenset(name for name, server in known.items() if server is None)
         self._held = await self._process.start(new)
         try:
@@ -212,6 +214,15 @@ class GateSigner:
             )
 
     # -- the registry -------------------------------------------------------------
+
+    async def _known(self, domain: str) -> Server | None:
+        """The same at a start, where the database may be starting too."""
+        for _ in range(TRIES - 1):
+            try:
+                return await self._served(domain)
+            except StoreFault:
+                await deferLater(self._reactor, 1.0)
+        return await self._served(domain)
 
     async def _served(self, domain: str) -> Server | None:
         said = await self._asked(Served(domain))

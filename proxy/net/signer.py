@@ -26,6 +26,8 @@ from ..keys.servers import ServerDocument
 
 SECONDS: Final = 5.0
 """After which a process that does not answer is ended."""
+STARTING: Final = 60.0
+"""The same for one that has not begun; a busy machine takes its time to load it."""
 _SWEEP: Final = 0.5
 _LATEST: Final = 30.0
 _CODE: Final = (
@@ -214,7 +216,7 @@ class _Child(ProcessProtocol):  # type: ignore[misc] # Twisted has no types here
         return pid
 
     def connectionMade(self) -> None:
-        deadline = self._reactor.seconds() + 4 * SECONDS
+        deadline = self._reactor.seconds() + STARTING
         self._sweeping = self._reactor.callLater(_SWEEP, self._sweep, deadline)
 
     def ask(self, what: str, *parts: bytes | str) -> Deferred[bytes]:
