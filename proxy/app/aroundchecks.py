@@ -213,4 +213,9 @@ class AroundChecks:
         path = parts.path or "/"
         if parts.scheme in ("ws", "wss"):
             path = f"ws:{path}"
-        return await self._path(addresses[0], port, path, host if secure else "", host)
+        tls = host if secure else ""
+        for address in addresses:
+            found = await self._path(address, port, path, tls, host)
+            if found:
+                return found
+        return []

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from proxy.app.checking import Asked
 from proxy.app.gatecheck import look
 from proxy.gate.outside import Finding
 
+from ..support.certificates import Leaf
 from ..support.ejabberd import Ejabberd
 from ..support.federation import Federation, directory
 from ..support.gate import Gate
@@ -232,6 +236,69 @@ async def test_dir_09_bosh_and_websocket_are_roads_around_the_gate(
     else:
         place = f"127.0.0.1:{server.http_port}"
         assert set(around) == {f"{place}/http-bind", f"{place}/xmpp-websocket"}
+
+
+HOST_META = (
+    "<?xml version='1.0'?><XRD xmlns='http://docs.oasis-open.org/ns/xri/xrd-1.0'>"
+    "<Link rel='urn:xmpp:alt-connections:{rel}' href='{link}'/></XRD>"
+)
+
+
+@contextmanager
+def web_server(leaf: Leaf, page: str) -> Iterator[int]:
+    """A web server with TLS that has one page, as host-meta; its port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = self.path == "/.well-known/host-meta"
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            self.wfile.write(page.encode() if found else b"")
+
+        def log_message(self, *_: object) -> None:
+            """Requests are no news."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = leaf.server_context(alpn=False)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join(5)
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("rel", "scheme", "path"),
+    [("xbosh", "http", "/http-bind"), ("websocket", "ws", "/xmpp-websocket")],
+)
+@pytest_twisted.ensureDeferred
+async def test_dir_09_what_host_meta_names_is_tried(
+    federation: Federation, rel: str, scheme: str, path: str
+) -> None:
+    """XEP-0156: on a port that nobody would guess."""
+    server = federation.prosody(
+        A, federation.leaf(A), behind_gate=False, modules=("bosh", "websocket")
+    )
+    federation.start()
+    gate = gate_before(federation, server)
+    link = f"{scheme}://localhost:{server.http_port}{path}"
+    names = Names()
+    names.services(A, {"_xmpp-client": gate.port, "_xmpp-server": server.s2s_port})
+    try:
+        page = HOST_META.format(rel=rel, link=link)
+        with web_server(federation.leaf(A), page) as port:
+            found = await looked(
+                asked(federation, resolver=local(names.port), web_port=port)
+            )
+    finally:
+        names.stop()
+        gate.kill()
+    around = [one.where for one in found if one.check == "around" and not one.ok]
+    assert around == [f"localhost:{server.http_port}{path}"]
 
 
 @pytest_twisted.ensureDeferred
