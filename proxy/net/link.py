@@ -101,6 +101,7 @@ class Link(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         self._fault: EnvFault | None = None
         self._closing = False
         self._records: list[bytes] = []
+        self._in_read = False
 
     @property
     def direct(self) -> bool:
@@ -123,6 +124,21 @@ class Link(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         self._tls = self._make_tls()
         self._set_deadline(self._timeout, self._handshake_late)
         self.transport.startTLS(self._tls)
+        self._deliver_by_read(self.transport.protocol)
+
+    def _deliver_by_read(self, tls: Any) -> None:
+        """Have the end of each read told: Twisted's TLS layer hands over records."""
+        taken = tls.dataReceived
+
+        def read(data: bytes) -> None:
+            self._in_read = True
+            try:
+                taken(data)
+            finally:
+                self._in_read = False
+            self._deliver()
+
+        tls.dataReceived = read
 
     def close(self) -> None:
         """Send what is waiting, then close; nothing more is delivered."""
@@ -188,13 +204,15 @@ class Link(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
             if self._owner is not None and not self._closing:
                 self._owner.link_data(data)
             return
-        if not self._records:
+        if not self._records and not self._in_read:
             self._reactor.callLater(0, self._deliver)
         self._records.append(data)
 
     def _deliver(self) -> None:
+        if not self._records:
+            return
         data, self._records = b"".join(self._records), []
-        if not data or self._owner is None or self._closing:
+        if self._owner is None or self._closing:
             return
         self._acknowledge()
         self._owner.link_data(data)
