@@ -27,6 +27,7 @@ _DATA = "jabber:x:data"
 NO_ANSWER = "no answer"
 _MOST_PREKEYS = 64
 _LARGEST = 48 * 1024
+_MOST_CREATIONS = 4
 # what servers say to an option that they do not know (XEP-0060, 7.1.5)
 _OPTIONS_REFUSED = frozenset(
     {"bad-request", "not-acceptable", "resource-constraint", "feature-not-implemented"}
@@ -215,35 +216,60 @@ def publish(
     Where the server refuses the options because the node exists with others,
     the node is configured once and the publication repeated (I15); where it does
     not know one of them (ejabberd 23.01), the node is made first, so that nothing
-    is ever published under a default that is less open.
+    is ever published under a default that contacts cannot read.
     """
-    options = _node_options(node)
+    _Publishing(asker, node, item, then).begin()
 
-    def first(answer: Answer) -> None:
+
+class _Publishing:
+    """One publication, question by question; see :func:`publish`."""
+
+    def __init__(
+        self, asker: Asker, node: str, item: Element, then: Callable[[str], None]
+    ) -> None:
+        self._asker = asker
+        self._node = node
+        self._item = item
+        self._then = then
+        self._options = _node_options(node)
+        self._creations = 0
+
+    def begin(self) -> None:
+        self._ask(_publish(self._node, self._item, self._options), self._answered)
+
+    def _ask(self, payload: Element, then: Callable[[Answer], None]) -> None:
+        self._asker.ask("set", None, payload, then)
+
+    def _answered(self, answer: Answer) -> None:
         condition = answer.condition if isinstance(answer, Refused) else ""
         if condition == "conflict":
-            configure(answer)
+            self._configure()
         elif condition in _OPTIONS_REFUSED:
-            asker.ask("set", None, _create(node, options), created)
+            self._create()
         else:
-            then(_condition(answer))
+            self._then(_condition(answer))
 
-    def created(answer: Answer) -> None:
-        if isinstance(answer, Refused):
-            configure(answer)
+    def _create(self) -> None:
+        self._creations += 1
+        self._ask(_create(self._node, self._options), self._created)
+
+    def _created(self, answer: Answer) -> None:
+        if isinstance(answer, Result):
+            self._publish_alone(answer)
+        elif isinstance(answer, Refused) and answer.condition == "conflict":
+            self._configure()
+        elif isinstance(answer, Refused) and self._creations < _MOST_CREATIONS:
+            # ejabberd's database fails where two accounts make nodes at once
+            self._create()
         else:
-            again(answer)
+            self._then(_condition(answer))
 
-    def configure(_: Answer) -> None:
-        asker.ask("set", None, _configure(node, options), again)
+    def _configure(self) -> None:
+        self._ask(_configure(self._node, self._options), self._publish_alone)
 
-    def again(_: Answer) -> None:
-        asker.ask("set", None, _publish(node, item, None), last)
-
-    def last(answer: Answer) -> None:
-        then(_condition(answer))
-
-    asker.ask("set", None, _publish(node, item, options), first)
+    def _publish_alone(self, _: Answer) -> None:
+        payload = _publish(self._node, self._item, None)
+        self._ask(payload, lambda answer: self._then(_condition(answer)))
 
 
 def retract(asker: Asker, node: str, item_id: str, then: Callable[[str], None]) -> None:

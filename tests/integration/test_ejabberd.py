@@ -8,11 +8,12 @@ from ..support.bed import Bed
 from ..support.ejabberd import Ejabberd
 from ..support.raw import RawClient, text_of
 from ..support.tap import Way
-from ..support.waiting import until
-from .test_conversations import ALICE, BOB, CAROL, MESSAGE, ready
+from .test_conversations import ALICE, BOB, CAROL, error_of, ready
 from .test_kills import pair
 
 MAM = "urn:xmpp:mam:2"
+
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
@@ -27,9 +28,12 @@ def on_ejabberd(bed: Bed) -> Bed:
 
 
 def test_a_conversation_over_ejabberd(on_ejabberd: Bed) -> None:
-    """First contact, both ways, one of them offline, and the archive afterwards."""
+    """First contact, both ways, one of them offline, and the archive afterwards; a
+    contact without keys, a wrong password, the road by STARTTLS."""
     bed = on_ejabberd
-    ta, tb = bed.tillie("a"), bed.tillie("b")
+    starttls = {"b.test": bed.server.starttls_port}
+    ta = bed.tillie("a")
+    tb = bed.tillie("b", servers=starttls, tls={"b.test": "starttls"})
     alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
     ready(ta)
     ready(tb)
@@ -43,47 +47,36 @@ def test_a_conversation_over_ejabberd(on_ejabberd: Bed) -> None:
     alice.ping()
     again = bed.raw(BOB, tb.port)
     assert text_of(again.message(later, seconds=30)) == later
-    seen = [tap.recorded(Way.OUT) for tap in bed.taps if tap.recorded(Way.OUT)]
-    assert len(seen) == 2
-    for sent in seen:
-        assert b"<encrypted xmlns='urn:x-tillie:seal:0'>" in sent
+    [sent] = [tap.recorded(Way.OUT) for tap in bed.taps if tap.recorded(Way.OUT)]
+    assert b"<encrypted xmlns='urn:x-tillie:seal:0'>" in sent
     page = again.ask("set", f"<query xmlns='{MAM}' queryid='q'/>", seconds=30)
     assert page.get("type") == "result"
     paged = [one for one in again.stanzas if one.find(f"{{{MAM}}}result") is not None]
     read = ["".join(one.itertext()) for one in paged]
     for text in (there, back, later):
         assert sum(text in one for one in read) == 1
-    for tillie, jid in ((ta, ALICE), (tb, BOB)):
+    for tillie in (ta, tb):
         checks = tillie.json("doctor")
-        assert [one for one in checks if not one["ok"]] == [], jid
-
-
-def test_a_contact_without_keys_on_ejabberd(on_ejabberd: Bed) -> None:
-    """Its answer about a node that is not there proves that there is no key."""
-    bed = on_ejabberd
-    tillie = bed.tillie("a")
-    alice = bed.raw(ALICE, tillie.port)
-    ready(tillie)
+        assert [one for one in checks if not one["ok"]] == [], tillie.folder.name
+    # its answer about a node that is not there proves that there is no key
     ident = alice.say(CAROL, bed.canaries.secret())
-    answer = alice.wait_for(
-        lambda one: one.tag == MESSAGE and one.get("id") == ident, seconds=20
-    )
-    assert answer.get("type") == "error"
-    assert "tillie allow" in "".join(answer.itertext())
+    assert "tillie allow" in error_of(alice, ident)
+    with RawClient(ta.port, "a.test", seconds=20) as client:
+        client.open_stream()
+        with pytest.raises(AssertionError, match="not-authorized"):
+            client.authenticate(ALICE, "this is not the password")
 
 
 def test_rel_05_12_killed_and_cut_on_ejabberd(on_ejabberd: Bed) -> None:
     """A kill of one Tillie, then cut lines of both: resumed, nothing lost or twice."""
-    bed = on_ejabberd
-    both = pair(bed)
+    both = pair(on_ejabberd)
     both.alice.say()
     both.bob.say()
     both.bob.tillie.kill()
     both.alice.say()
     both.alice.ping()
     both.settle()
-    resumed = [tap.recorded(Way.IN) for tap in both.taps]
-    assert b"<resumed " in resumed[1]
+    assert b"<resumed " in both.taps[1].recorded(Way.IN)
     for tap in both.taps:
         both.alice.say(1)
         both.bob.say(1)
@@ -91,18 +84,3 @@ def test_rel_05_12_killed_and_cut_on_ejabberd(on_ejabberd: Bed) -> None:
     both.settle()
     assert both.broken_promises(killed={BOB}) == []
     assert len(both.alice.connections) == 1
-
-
-@pytest.mark.parametrize("mode", ["starttls", "direct"])
-def test_logins_on_ejabberd(on_ejabberd: Bed, mode: str) -> None:
-    """Both roads; the strongest mechanism; a wrong password is told."""
-    bed = on_ejabberd
-    port = bed.server.starttls_port if mode == "starttls" else bed.server.direct_port
-    tillie = bed.tillie("t", servers={"a.test": port}, tls={"a.test": mode})
-    bed.raw(ALICE, tillie.port).ping()
-    ready(tillie)
-    with RawClient(tillie.port, "a.test", seconds=20) as client:
-        client.open_stream()
-        with pytest.raises(AssertionError, match="not-authorized"):
-            client.authenticate(ALICE, "this is not the password")
-    until(lambda: tillie.json("status")["accounts"][0]["connected"], "still connected")

@@ -193,7 +193,7 @@ class Ejabberd:
             json.dumps({"user": user, "host": host, "password": password}).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             assert answer.status == 200, answer.read()
 
     def start(self) -> None:
@@ -213,7 +213,7 @@ class Ejabberd:
                 env=self._environment(),
                 start_new_session=True,
             )
-        until(self._ready, "ejabberd to listen", seconds=60, also=self._explain)
+        until(self._ready, "ejabberd to listen", seconds=120, also=self._explain)
 
     def stop(self) -> None:
         """End it with SIGTERM; what it had accepted is on disk afterwards."""

@@ -207,6 +207,21 @@ def test_i15_a_node_that_is_there_already_is_configured_instead() -> None:
     assert kinds == ["publish", "create", "configure", "publish"]
 
 
+def test_i15_a_node_that_cannot_be_made_is_not_published_to() -> None:
+    """The server would make one of its own, which contacts cannot read; so it is tried
+    a few times, and then said."""
+    unknown, failure = Refused("resource-constraint"), Refused("internal-server-error")
+    told, asker = published(unknown, failure, failure, Result(None), Result(None))
+    assert told == ""
+    kinds = [payload[0].tag.partition("}")[2] for _, _, payload in asker.asked]
+    assert kinds == ["publish", "create", "create", "create", "publish"]
+    told, asker = published(unknown, *[failure] * 4)
+    assert told == "internal-server-error"
+    kinds = [payload[0].tag.partition("}")[2] for _, _, payload in asker.asked]
+    assert kinds == ["publish", *["create"] * 4]
+    assert published(unknown, Silence())[0] == directory.NO_ANSWER
+
+
 def test_i15_what_cannot_be_published_says_so() -> None:
     assert published(Refused("forbidden"))[0] == "forbidden"
     assert published(Silence())[0] != ""
