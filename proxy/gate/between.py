@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import PeerFault
 from ..wire.jid import Jid
 
 GOOD_MS: Final = 3_600_000
@@ -51,14 +50,14 @@ class Domains:
     def concerned(self, address: str | None) -> str | None:
         """The other domain of *address*; None where there is none to be asked for.
 
-        An address that is none goes to the server as it is, which refuses it.
+        Only the domain is looked at: what names are valid in front of it and behind
+        is its own server's affair.
+
+        :raises PeerFault: it is no domain.
         """
         if address is None:
             return None
-        try:
-            domain = Jid.parse(address).domain
-        except PeerFault:
-            return None
+        domain = Jid.parse(address.partition("/")[0].rpartition("@")[2]).domain
         return None if self.exempt(domain) else domain
 
     def exempt(self, domain: str) -> bool:

@@ -15,7 +15,7 @@ from ..wire.jid import Jid
 from ..wire.stanza import Stanza
 from ..wire.tree import serialise
 from . import enforce
-from .between import HOLD_MS, Outcome, words
+from .between import HOLD_MS, Domains, Outcome, words
 from .effects import Probe
 from .enforce import Judgement
 from .inquiry import Finding, Proof
@@ -41,6 +41,8 @@ UNPROVEN: Final = (
     "Not sent: whether {} has a key could not be learned ({}), and what is not sealed "
     "goes only to who provably has none."
 )
+
+NO_ADDRESS: Final = "Not sent: its address is not a valid one."
 
 Refuse = Callable[[Stanza, str, str, str], None]
 
@@ -72,7 +74,11 @@ class Border:
     def outward(self, stanza: Stanza, go: Callable[[bytes], None]) -> None:
         """Judge what the client sends; *go* passes it on."""
         domains = self._line.world.terms.domains
-        domain = domains.concerned(stanza.to) if domains is not None else None
+        try:
+            domain = domains.concerned(stanza.to) if domains is not None else None
+        except PeerFault:
+            self._no_address(stanza)
+            return
         if domains is None or domain is None:
             self._said(stanza, go)
             return
@@ -117,8 +123,7 @@ class Border:
         try:
             to = Jid.parse(stanza.to or line.account).bare
         except PeerFault:
-            # the server says what is wrong with the address
-            go(stanza.to_bytes())
+            self._no_address(stanza)
             return
         if not to.local:
             # keys are of accounts: a service has none
@@ -151,6 +156,12 @@ class Border:
             case Proof.OPEN:
                 self._not_clear(stanza, UNPROVEN.format(to, found.text))
 
+    def _no_address(self, stanza: Stanza) -> None:
+        """Servers of older rules (RFC 6122) may read an address where there is none
+        here, and whose that is, nobody has judged."""
+        self._line.note("clear-refused")
+        self._refuse(stanza, "jid-malformed", "clear-refused", NO_ADDRESS)
+
     def _not_clear(self, stanza: Stanza, text: str) -> None:
         self._line.note("clear-refused")
         self._refuse(stanza, "policy-violation", "clear-refused", text)
@@ -164,7 +175,7 @@ class Border:
     def inward(self, stanza: Stanza, go: Callable[[bytes], None]) -> None:
         """Judge what the server sends; *go* passes it on."""
         domains = self._line.world.terms.domains
-        domain = domains.concerned(stanza.from_) if domains is not None else None
+        domain = _sender(domains, stanza) if domains is not None else None
         if domains is None or domain is None:
             self._heard(stanza, go)
             return
@@ -187,7 +198,7 @@ class Border:
     def warm(self, stanza: Stanza) -> None:
         """*stanza* waits behind another: have its domain probed meanwhile."""
         domains = self._line.world.terms.domains
-        domain = domains.concerned(stanza.from_) if domains is not None else None
+        domain = _sender(domains, stanza) if domains is not None else None
         if domains is not None and domain is not None and domains.known(domain) is None:
             self._line.effects.append(Probe(0, domain))
 
@@ -224,3 +235,11 @@ class Border:
 
 def _is_answer(stanza: Stanza) -> bool:
     return stanza.name == "iq" and stanza.type in ("result", "error")
+
+
+def _sender(domains: Domains, stanza: Stanza) -> str | None:
+    """The other domain that a stanza is from; a server's words are not refused."""
+    try:
+        return domains.concerned(stanza.from_)
+    except PeerFault:
+        return None

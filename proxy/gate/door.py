@@ -68,6 +68,7 @@ class Door:
         self._registration = registration
         self._presenting = False
         self._failures = 0
+        self._under_way = False
 
     @property
     def barred(self) -> bool:
@@ -206,7 +207,9 @@ class Door:
         if wait is None:
             self._fail(attempt, "temporary-auth-failure", names.CROWDED)
             self._end_attempt()
-        elif wait:
+            return
+        self._under_way = True
+        if wait:
             line.later(wait, lambda: self._go(attempt, stanza))
         else:
             self._go(attempt, stanza)
@@ -232,9 +235,20 @@ class Door:
         if self._line.phase is Phase.SASL:
             self._line.end("resource-constraint", names.LATER)
 
+    def succeeded(self) -> None:
+        """The server took the attempt."""
+        self._under_way = False
+
+    def abandoned(self) -> None:
+        """The client is gone.  One that has the server judge a password and does not
+        wait for the answer takes a turn all the same, so it counts as refused."""
+        if self._under_way:
+            self._under_way = False
+            self._line.refused("given up", counts=True)
+
     def failed(self) -> None:
         """The server refused the attempt."""
-        self.attempt = None
+        self.attempt, self._under_way = None, False
         self._line.phase = Phase.DOOR
         self._line.refused("the server's refusal", counts=True)
         self._failed_once()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from xml.etree.ElementTree import Element, SubElement
 
 from ..errors import PeerFault
+from ..suites.entropy import token as random_bytes
 from ..suites.fields import unb64
 from ..wire.jid import Jid
 from ..wire.stanza import Stanza
@@ -56,9 +57,10 @@ class _Account:
 
 @dataclass(frozen=True, slots=True)
 class _Removal:
-    """*account* is being removed."""
+    """*account* is being removed; the client asked under *id*."""
 
     account: str
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,8 @@ class Registration:
             self._no(stanza, "not-authorized", names.NO_KEY, "key-required")
         elif stanza.to not in (None, line.domain):
             self._no(stanza, "not-authorized", "log in first")
-        elif not stanza.id or len(self._pending) >= _PENDING_MOST:
-            self._no(stanza, "bad-request", "an id is needed, and few at a time")
+        elif not self._may_wait(stanza):
+            self._no(stanza, "bad-request", "an id of its own is needed, few at a time")
         elif stanza.type == "get":
             line.patience = max(line.patience, FORM_MS)
             self.shown = line.shown is not None
@@ -121,7 +123,9 @@ class Registration:
         assert query is not None
         if line.shown is None:
             account = _account(query, line.domain)
-            if line.policy(account) == "keys-only":
+            if account is None and query.find(_REMOVE) is None:
+                self._no(stanza, "not-acceptable", "the form names no one account")
+            elif line.policy(account) == "keys-only":
                 self._no(stanza, "not-authorized", names.NO_KEY, "key-required")
             else:
                 self._relay(stanza, _Passed())
@@ -186,16 +190,38 @@ class Registration:
             case _:
                 self._no(stanza, "resource-constraint", names.LATER, kind="wait")
 
+    def _may_wait(self, stanza: Stanza) -> bool:
+        """Whether its answer can be told from every other one."""
+        return (
+            bool(stanza.id)
+            and stanza.id not in self._pending
+            and len(self._pending) < _PENDING_MOST
+        )
+
     # -- behind login ------
 
-    def watch(self, stanza: Stanza) -> None:
-        """See whether a query that passes removes the account."""
+    def watch(self, stanza: Stanza) -> Stanza:
+        """What goes to the server for a query of an open stream.
+
+        A removal goes under an id that nobody else knows: any answer to an id of the
+        client's choice could be taken for the server's word that an account is gone.
+        What asks for more than a removal is passed as it is and believed nothing of.
+        """
         line = self._line
-        if not stanza.id or stanza.to not in (None, line.domain, line.account):
-            return
         query = stanza.tree().find(_QUERY)
-        if query is not None and query.find(_REMOVE) is not None:
-            self._pending[stanza.id] = _Removal(line.account)
+        removes = query is not None and [one.tag for one in query] == [_REMOVE]
+        here = stanza.to in (None, line.domain, line.account)
+        if (
+            not removes
+            or not here
+            or stanza.type != "set"
+            or not self._may_wait(stanza)
+        ):
+            return stanza
+        assert stanza.id is not None
+        fresh = f"tillie-gate-{random_bytes(16).hex()}"
+        self._pending[fresh] = _Removal(line.account, stanza.id)
+        return _under(stanza, fresh)
 
     # -- the server ------
 
@@ -211,9 +237,12 @@ class Registration:
             case _Account(account=account, root=root):
                 self._settle(Registered(account, root, done), stanza)
                 return None
-            case _Removal(account=account) if done:
+            case _Removal(account=account, id=asked):
+                told = _under(stanza, asked)
+                if not done:
+                    return told.to_bytes()
                 self._line.note("removed", f"{account} removed")
-                self._settle(Removed(account), stanza)
+                self._settle(Removed(account), told)
                 return None
             case _:
                 return stanza.to_bytes()
@@ -283,9 +312,33 @@ def _field(query: Element, name: str) -> str | None:
     return None
 
 
+def _under(stanza: Stanza, id_: str) -> Stanza:
+    """The same stanza under another id."""
+    made = deepcopy(stanza.tree())
+    made.set("id", id_)
+    return Stanza.of(made)
+
+
 def _account(query: Element, domain: str) -> str | None:
-    """Whom a form would register: the bare JID, if it names one."""
-    name = query.findtext(f"{{{REGISTER}}}username") or _field(query, "username")
+    """Whom a form would register: the bare JID, if it names exactly one.
+
+    Servers differ in which of several places they read a name from, and in what
+    they make of elements inside one: whatever could be read in two ways is no name.
+    """
+    forms = query.findall(_X)
+    fields = [
+        field
+        for form in forms
+        for field in form.iter(_FORM_FIELD)
+        if field.get("var") == "username"
+    ]
+    said = [*query.iter(f"{{{REGISTER}}}username"), *(v for one in fields for v in one)]
+    names_ = {one.text or "" for one in said}
+    if len(forms) > 1 or len(fields) > 1 or len(names_) != 1:
+        return None
+    if any(len(one) for one in said) or any(len(one) != 1 for one in fields):
+        return None
+    name = names_.pop()
     try:
         jid = Jid.parse(f"{name}@{domain}") if name else None
     except PeerFault:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .registration import Registration
     from .vouching import Vouching
 
+_STANZAS: Final = ("message", "presence", "iq")
 _MARK: Final = "tillie-gate-"
 _LONGEST: Final = 2_048
 _NO_COMPRESSION: Final = (
@@ -67,7 +68,7 @@ class Relay:
         line = self._line
         if stanza.is_stanza:
             if stanza.name == "iq" and stanza.children == (_QUERY,):
-                self._registration.watch(stanza)
+                stanza = self._registration.watch(stanza)
             told = _bounced(stanza, line.domain)
             if told is not None:
                 line.to_backend(told)
@@ -79,6 +80,10 @@ class Relay:
             line.end("not-authorized", "the login is over")
         elif stanza.ns == COMPRESSION:
             line.to_client(_NO_COMPRESSION)
+        elif stanza.name in _STANZAS:
+            # in a server's namespace it is one to some servers, and nobody has
+            # judged it here
+            line.end("invalid-namespace", "a client's stanzas are of jabber:client")
         else:
             line.to_backend(stanza.to_bytes())
 

@@ -166,6 +166,7 @@ class Stream:
         """The client's connection is gone; half a stanza goes with it (TLS-13)."""
         line = self.line
         self._gone = True
+        self._door.abandoned()
         if self._registration.unsettled and not line.over:
             line.phase = Phase.CLOSING
             line.hurry(SETTLING_MS)
@@ -347,6 +348,11 @@ class Stream:
         if line.phase in WITHOUT_BACKEND or line.phase is Phase.BACKEND:
             line.to_client(END)
             line.drop()
+        elif line.phase in UNVOUCHED:
+            # what the server still says is not for who was never vouched for
+            line.to_backend(END)
+            line.to_client(END)
+            line.drop()
         else:
             line.to_backend(END)
             line.phase = Phase.CLOSING
@@ -461,7 +467,13 @@ class Stream:
             self._door.failed()
         elif stanza.name != "success":
             line.to_client(stanza.to_bytes())
-        elif attempt.ns == SASL2:
+        else:
+            self._door.succeeded()
+            self._on_success(stanza, attempt.ns)
+
+    def _on_success(self, stanza: Stanza, ns: str) -> None:
+        line = self.line
+        if ns == SASL2:
             assert self._server is not None
             self._client.limits = self._server.limits = AFTER_LOGIN
             name = f"{{{SASL2}}}authorization-identifier"

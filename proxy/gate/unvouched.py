@@ -30,6 +30,7 @@ _ASKED_MOST: Final = 16
 _LINKING: Final = frozenset({f"{{{LANE}}}link-request", f"{{{LANE}}}link-answer"})
 _BESIDE: Final = frozenset({f"{{{HINTS}}}no-store", f"{{{HINTS}}}no-copy"})
 _ITEMS: Final = f"{{{PUBSUB}}}pubsub/{{{PUBSUB}}}items"
+_ERROR: Final = "{jabber:client}error"
 _PING: Final = (f"{{{PING}}}ping",)
 
 
@@ -152,7 +153,13 @@ class Unvouched:
     def _answers_ping(self, stanza: Stanza) -> bool:
         if stanza.name != "iq" or stanza.type not in ("result", "error"):
             return False
+        line = self._line
         if stanza.id not in self._pinged:
+            return False
+        if stanza.to not in (None, line.domain, line.account) or not _says_nothing(
+            stanza
+        ):
+            # it would reach whom it names, as the account's own word
             return False
         self._pinged.discard(stanza.id)
         return True
@@ -210,6 +217,18 @@ def links(stanza: Stanza, account: str) -> bool:
 def tails(tree: Element) -> list[str | None]:
     """The text between the children of an element."""
     return [child.tail for child in tree]
+
+
+def _says_nothing(stanza: Stanza) -> bool:
+    """Whether an answer to a ping is just that: a condition at most, no text."""
+    if stanza.type == "result":
+        return not stanza.children
+    tree = stanza.tree()
+    if any(child.tag not in (_ERROR, *_PING) for child in tree):
+        return False
+    parts = [part for child in tree for part in child]
+    texts = (tree.text, *tails(tree), *(part.text for part in parts))
+    return not any(map(len, parts)) and not any((one or "").strip() for one in texts)
 
 
 def _account(bare: str, domain: str) -> str | None:

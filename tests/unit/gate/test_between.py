@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.errors import PeerFault
 from proxy.gate.between import BAD_MS, Domains, Outcome, words
 
 
@@ -17,7 +18,7 @@ from proxy.gate.between import BAD_MS, Domains, Outcome, words
         ("Conference.Montague.Example", "conference.montague.example"),
         ("evilcapulet.example", "evilcapulet.example"),
         ("example", "example"),
-        ("not an@address@at all", None),
+        ("ju\u00adliet@capulet.example", None),
     ],
 )
 def test_which_domain_a_stanza_concerns(
@@ -25,6 +26,12 @@ def test_which_domain_a_stanza_concerns(
 ) -> None:
     domains = Domains(("capulet.example", "b.example"), lambda: 0)
     assert domains.concerned(address) == domain
+
+
+@pytest.mark.parametrize("address", ["not an@address@at all", "romeo@"])
+def test_id_12_what_is_no_domain_is_judged_as_nobodys(address: str) -> None:
+    with pytest.raises(PeerFault):
+        Domains(("capulet.example",), lambda: 0).concerned(address)
 
 
 def test_res_06_what_is_remembered_is_bounded() -> None:

@@ -9,6 +9,7 @@ import pytest
 from proxy.gate import effects
 from proxy.gate.between import Domains, Outcome
 from proxy.gate.border import PAUSES_MS
+from proxy.gate.enforce import Enforcement
 from tests.support.persons import NOW
 from tests.unit.gate.staging import DOMAIN, Clock, Stage
 
@@ -175,6 +176,11 @@ def test_an_answer_to_a_domain_without_a_key_is_answered_by_nobody(
         assert said.count(b"<message ") == 1
 
 
-def test_an_address_that_is_none_is_the_servers_to_refuse(stage: Stage) -> None:
-    text = "<message to='a@b@c' id='o1'><body>x</body></message>"
-    assert stage.passed(text) == text.encode()
+@pytest.mark.parametrize(
+    "to", ["a@b@c", "ju\u00adliet@capulet.example", "juliet@capulet.example/x\u200b"]
+)
+def test_id_12_an_address_that_servers_could_read_otherwise_is_refused(to: str) -> None:
+    """Older rules map U+00AD and U+200B to nothing: the text would reach juliet."""
+    stage = Stage(enforcement=Enforcement("keyless", "pass")).open()
+    text = f"<message to='{to}' id='o1'><body>x</body></message>"
+    assert b"<body>" not in stage.passed(text)

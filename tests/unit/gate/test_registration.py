@@ -207,23 +207,61 @@ def test_optional_registers_without_a_key() -> None:
 # -- behind login --------------------------------------------------------------
 
 
+REMOVE = (
+    "<iq type='set' id='x1'><query xmlns='jabber:iq:register'><remove/></query></iq>"
+)
+
+
+def removing(stage: Stage, request: str = REMOVE) -> str:
+    """Ask for the removal; the id under which the server was asked."""
+    passed = stage.passed(request).decode()
+    found = re.search("id=['\"]([^'\"]+)['\"]", passed)
+    assert found
+    return found[1]
+
+
 def test_removal_leaves_a_tombstone() -> None:
     stage = Stage().open()
-    remove = "<iq type='set' id='x1'><query xmlns='jabber:iq:register'><remove/></query></iq>"
-    assert stage.passed(remove) == remove.encode()
+    asked_as = removing(stage)
+    assert asked_as != "x1"
     assert stage.keyed == [JULIET]
-    assert stage.server("<iq type='result' id='x1'/>") == b"<iq type='result' id='x1'/>"
+    told = stage.server(f"<iq type='result' id='{asked_as}'/>")
+    assert b"x1" in told
+    assert asked_as.encode() not in told
     assert stage.keyed == []
     again = Stage(person=stage.person, registry=stage.registry).bound()
     assert b"root-changed" in again.client(again.vouch())
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        REMOVE.replace("set", "get"),
+        REMOVE.replace("<remove/>", "<username>juliet</username><remove/>"),
+        REMOVE.replace("<remove/>", "<x xmlns='u'><remove/></x>"),
+    ],
+)
+def test_what_only_looks_like_a_removal_removes_no_key(request_: str) -> None:
+    """Servers answer such queries with a result and keep the account."""
+    stage = Stage().open()
+    assert removing(stage, request_) == "x1"
+    stage.server("<iq type='result' id='x1'/>")
+    assert stage.keyed == [JULIET]
+
+
+@pytest.mark.parametrize("source", ["", "from='capulet.example'", f"from='{JULIET}/a'"])
+def test_a_result_under_the_clients_own_id_removes_no_key(source: str) -> None:
+    """It may answer something else, or come from the client itself."""
+    stage = Stage().open()
+    stage.client("<iq type='get' id='x1'><ping xmlns='urn:xmpp:ping'/></iq>")
+    removing(stage)
+    stage.server(f"<iq type='result' id='x1' {source}/>")
+    assert stage.keyed == [JULIET]
+
+
 def test_a_removal_that_the_server_refused_removes_nothing() -> None:
     stage = Stage().open()
-    stage.client(
-        "<iq type='set' id='x1'><query xmlns='jabber:iq:register'><remove/></query></iq>"
-    )
-    stage.server("<iq type='error' id='x1'/>")
+    stage.server(f"<iq type='error' id='{removing(stage)}'/>")
     assert stage.keyed == [JULIET]
 
 
@@ -240,20 +278,16 @@ def test_leaving_another_service_removes_nothing(to: str) -> None:
 
 def test_a_stranger_s_result_removes_nothing() -> None:
     stage = Stage().open()
-    stage.client(
-        "<iq type='set' id='x1'><query xmlns='jabber:iq:register'><remove/></query></iq>"
-    )
-    stage.server("<iq type='result' id='x1' from='mallory@evil.example'/>")
+    asked_as = removing(stage)
+    stage.server(f"<iq type='result' id='{asked_as}' from='mallory@evil.example'/>")
     assert stage.keyed == [JULIET]
 
 
 def test_a_removal_is_written_down_though_its_client_has_gone() -> None:
     stage = Stage().open()
-    stage.client(
-        "<iq type='set' id='x1'><query xmlns='jabber:iq:register'><remove/></query></iq>"
-    )
+    asked_as = removing(stage)
     stage.call(stage.stream.client_lost)
-    stage.server("<iq type='result' id='x1'/>")
+    stage.server(f"<iq type='result' id='{asked_as}'/>")
     assert stage.keyed == []
     assert stage.closed
 
@@ -276,3 +310,43 @@ def test_no_password_is_in_the_log() -> None:
     stage.client(filled(stage.person))
     stage.server(DONE)
     assert not re.search("pencil", "".join(stage.said))
+
+
+@pytest.mark.parametrize(
+    ("user", "more"),
+    [
+        ("juliet", "<field var='username'><value>bob77</value></field>"),
+        ("juliet<b/>bob", ""),
+        ("juliet</username><username>bob77", ""),
+        (
+            "juliet",
+            "<field var='username'><value>juliet</value></field>"
+            "<field var='username'><value>bob77</value></field>",
+        ),
+        (
+            "juliet",
+            "<field var='username'><value>juliet</value><value>b</value></field>",
+        ),
+        ("juliet", "</x><x xmlns='jabber:x:data' type='submit'>"),
+    ],
+)
+def test_auth_12_a_name_that_can_be_read_in_two_ways_is_none(
+    user: str, more: str
+) -> None:
+    """Prosody reads the form where there is one, others what stands beside it: the key
+    would be kept for one account while the server makes another."""
+    stage = Stage().presented()
+    assert stage.person is not None
+    asked(stage)
+    assert stage.passed(filled(stage.person, user=user, more=more)) == b""
+    stage.server(DONE)
+    assert stage.keyed == []
+
+
+def test_auth_12_an_id_that_is_waited_for_is_not_taken_twice() -> None:
+    """The answer for one name would count for another."""
+    stage = Stage().presented()
+    assert stage.person is not None
+    asked(stage)
+    assert stage.passed(filled(stage.person))
+    assert stage.passed(filled(stage.person)) == b""
