@@ -206,7 +206,10 @@ class Departures:
             text = f"not sent: files and calls are not sealed yet, and {fault.text}"
             self._refuse(stanza, verdicts.Return(fault.condition, text))
             return
-        self._session.uplink.send(guard.permitted(stanza, permit), kept=False)
+        # sent again after a cut it would need another permit
+        self._session.uplink.send(
+            guard.permitted(stanza, permit), kept=False, clear_to=peer
+        )
 
     def _not_answered(self, stanza: Stanza) -> None:
         """A result that would carry content: the asker gets an error instead."""

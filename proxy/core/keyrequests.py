@@ -35,6 +35,8 @@ MOST_FOR_PAGES = 40
 MOST_OPEN = 500
 VALID = 14 * 24 * 3600 * 1000
 HOUR = 3600 * 1000
+_SIZES = (32, 32, 16, 16)
+"""Bytes of root fingerprint, device key, lane id and nonce."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,10 @@ class KeyRequests:
             nonce=unb64(element.get("nonce", "")),
             signature=unb64(element.text or ""),
         )
+        # a refusal echoes some of these: they have the size that it can bear
+        parts = (request.root, request.device, request.lane, request.nonce)
+        if tuple(map(len, parts)) != _SIZES:
+            raise TrustFault("a key request is malformed")
         check_time(request.time, self._account.clock())
         return request
 

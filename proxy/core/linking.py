@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from xml.etree.ElementTree import Element, SubElement
 
 from ..errors import Fault, TrustFault
-from ..keys.identity import check_device_signature
+from ..keys.identity import ED25519_SIZE, check_device_signature
 from ..keys.manifest import check_label, device_statement, open_manifest
 from ..rules import classes
 from ..suites.entropy import stanza_id, token
@@ -112,6 +112,8 @@ class Linking:
             # a code of 128 bits is not guessed; somebody floods
             self._offer = None
         public = unb64(element.get("device", ""))
+        if len(public) != ED25519_SIZE:
+            raise TrustFault("a link request names no device")
         label = check_label(element.get("label", "")[:64])
         identity = account.identity
         expected = _request_mac(

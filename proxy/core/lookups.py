@@ -55,7 +55,9 @@ def _address(account: Account, jid: str) -> str:
     """The directory that the domain's pinned document names, else the usual one."""
     domain = Jid.parse(jid).domain
     pin = account.servers.pin(domain)
-    named = pin.held.directory if pin is not None and pin.trusted else None
+    # an account's own record may not say whom to ask about others (13.4)
+    said = pin is not None and pin.gated and pin.trusted
+    named = pin.held.directory if pin is not None and said else None
     return named or f"keys.{domain}"
 
 
@@ -120,7 +122,10 @@ def _recorded(
         own = outcome.manifest
         if theirs.manifest.digest == own.digest:
             then(replace(outcome, token=theirs.token, server=theirs.server))
-        elif theirs.manifest.seq > own.seq:
+        elif (
+            theirs.manifest.root.fingerprint == own.root.fingerprint
+            and theirs.manifest.seq > own.seq
+        ):
             then(replace(theirs, prekeys=outcome.prekeys))
         else:
             then(outcome)
@@ -138,7 +143,7 @@ def _absent(account: Account, jid: str, payload: Element) -> bool:
     domain = Jid.parse(jid).domain
     _learn(account, jid, Shown.read(payload.find(f"{{{KEY}}}server")))
     pin = account.servers.pin(domain)
-    if pin is None or not pin.trusted:
+    if pin is None or not pin.gated or not pin.trusted:
         return False
     document = payload.findtext(f"{{{KEY}}}document") or ""
     absence = open_absence(document.encode(), jid, pin.held.keys)

@@ -146,6 +146,7 @@ class Presenting:
             offered = open_server(shown.document.encode(), self._domain)
         self._check(offered, time, unb64(tree.findtext(_PROOF) or ""))
         if offered is None or shown is None:
+            self._still_pinned()
             self._servers.proved(self._domain)
         else:
             self._pin(offered, shown)
@@ -166,6 +167,15 @@ class Presenting:
             check_presented(self._channel, self._shown, document.keys, time, proof)
         except TrustFault as fault:
             raise self._unproved() from fault
+
+    def _still_pinned(self) -> None:
+        """The key that was named when this began is the domain's now, too: another
+        stream may have followed a rollover meanwhile."""
+        pin = self._servers.pin(self._domain)
+        if self._named is None or pin is None:
+            raise self._unproved()
+        if pin.held.keys != self._named.held.keys:
+            raise self._unproved()
 
     def _pin(self, offered: ServerDocument, shown: Shown) -> None:
         rollovers = [one.encode() for one in shown.rollovers]

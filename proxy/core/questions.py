@@ -106,7 +106,10 @@ class Questions:
     def expire(self, now: int) -> None:
         late = [id_ for id_, one in self._pending.items() if one.deadline <= now]
         for id_ in late:
-            self._pending.pop(id_).then(Silence())
+            # the one before may have ended the stream, and so all that were asked
+            one = self._pending.pop(id_, None)
+            if one is not None:
+                one.then(Silence())
 
     def drop(self) -> None:
         """The stream is over; every question ends in silence."""

@@ -246,18 +246,23 @@ def judge(
 
 def _same_key(pin: Pin, offered: ServerDocument, source: Source) -> Verdict:
     better = source if _RANK[source] > _RANK[pin.source] else pin.source
-    pin = replace(pin, source=better)
+    # a document can be shown by anybody; only a login proves who holds its key
+    changed = pin.alarm == "server-key-changed" and source != "stream"
+    alarm: Alarm = pin.alarm if changed else ""
+    pin = replace(pin, source=pin.source if changed else better)
     if offered.seq > pin.held.seq:
-        return Verdict(replace(pin, held=offered, alarm=""), taken=True)
+        return Verdict(replace(pin, held=offered, alarm=alarm), taken=True)
     if offered.seq < pin.held.seq:
         return Verdict(pin, taken=True)
+    if offered.digest != pin.held.digest and changed:
+        return Verdict(pin, taken=False)
     if offered.digest != pin.held.digest:
         return _alarm(
             pin,
             "server-fork",
             f"two key documents of {offered.domain} have the same number",
         )
-    return Verdict(replace(pin, alarm=""), taken=True)
+    return Verdict(replace(pin, alarm=alarm), taken=True)
 
 
 def _alarm(pin: Pin, alarm: Alarm, notice: str) -> Verdict:

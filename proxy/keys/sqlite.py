@@ -314,6 +314,7 @@ class SqliteStore:
         self._open = False
         self._begun = False
         self._wrote = False
+        self._spoiled = False
         self._pending: dict[_Name, bytes | None] = {}
         self._lost: LostFault | None = None
         if self.get("check", "", "") != b"tillie":
@@ -393,6 +394,9 @@ class SqliteStore:
     def _commit(self) -> None:
         if not self._wrote:
             return
+        if self._spoiled:
+            # SQLite may have rolled back by itself, and whoever was told went on
+            raise StoreFault("a write failed before; nothing of this was kept")
         if self._before:
             self._before()
         self._flush()
@@ -404,7 +408,7 @@ class SqliteStore:
 
     def _end(self) -> None:
         """Whatever was not committed is gone."""
-        self._open = self._wrote = False
+        self._open = self._wrote = self._spoiled = False
         self._pending.clear()
         if self._begun:
             self._begun = False
@@ -430,6 +434,7 @@ class SqliteStore:
             if kept:
                 self._db.executemany(_PUT, kept)
         except sqlite3.Error as error:
+            self._spoiled = True
             raise self._failed(error) from error
         self._pending.clear()
 

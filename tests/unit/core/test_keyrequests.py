@@ -8,6 +8,7 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from proxy.core.keyrequests import KEYREQ, KeyRequests
+from proxy.errors import TrustFault
 from proxy.keys.identity import DevicePrivate
 from proxy.rules import marks
 from proxy.suites import lanes
@@ -613,3 +614,19 @@ def test_i19_contacts_new_device_gets_the_lane_from_now_on() -> None:
     c.world.inject(second, kept[0])
     c.world.wait(61_000)
     assert "before the second was there" not in second.raw.decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("nonce", 45_000), ("nonce", 15), ("lane", 45_000), ("device", 33), ("root", 31)],
+)
+def test_i20_parts_of_a_request_have_their_size(name: str, size: int) -> None:
+    """A refusal echoes some of them: one that is too large to send would end the
+    stream, and the request would come again with the next one."""
+    c = couple()
+    asked = request(c, lost_key(c))[0]
+    requests = c.b.house.key_requests(c.b.account(BOB))
+    assert requests.read(asked, ALICE)
+    asked.set(name, b64(bytes(size)))
+    with pytest.raises(TrustFault, match="malformed"):
+        requests.read(asked, ALICE)

@@ -16,7 +16,7 @@ from proxy.core.servers import Servers, Shown
 from proxy.keys import servers, tokens
 from proxy.keys.documents import make_doc
 from proxy.keys.identity import DevicePrivate, RootPrivate
-from proxy.keys.manifest import Manifest
+from proxy.keys.manifest import Manifest, renamed
 from proxy.keys.prekeys import PrekeyPrivate, sign_prekey
 from proxy.keys.store import MemoryStore
 from proxy.suites.entropy import token as random_bytes
@@ -284,6 +284,31 @@ def test_a_newer_list_of_devices_is_taken_an_older_one_is_not(stage: Stage) -> N
     found = stage.look_up()
     assert isinstance(found, Found)
     assert found.manifest.seq == newer.seq
+
+
+def test_enc_22_another_root_of_the_directorys_is_not_put_before_the_own_record(
+    stage: Stage,
+) -> None:
+    """It would hold the conversation though the contact's own node confirms the pin."""
+    stage.gated().publish()
+    thief = Person(jid=BOB)
+    newer = renamed(thief.manifest, thief.root, thief.device.id, "other", NOW)
+    assert newer.seq > stage.bob.manifest.seq
+    stage.keys = stage.record(newer)
+    outcome = stage.look_up()
+    assert isinstance(outcome, Found)
+    assert outcome.manifest.digest == stage.bob.manifest.digest
+
+
+def test_dir_10_a_record_does_not_say_whom_to_ask_about_others() -> None:
+    """Anybody with an account there could name a directory for the whole domain, whose
+    word would then make the domain gated and its accounts keyless."""
+    stage = Stage(names="keys.evil.example")
+    with stage.store.transaction():
+        stage.servers.learn(DOMAIN, stage.shown, NOW, "record")
+    stage.keys = stage.absent()
+    stage.look_up()
+    assert stage.asked == [BOB, KEYS]
 
 
 def test_absence_says_nothing_against_a_record_of_the_contact(stage: Stage) -> None:

@@ -159,6 +159,26 @@ def test_dir_06_another_server_key_is_an_alarm_once(server: RootPrivate) -> None
     assert again.notice == ""
 
 
+@pytest.mark.parametrize("source", ["record", "directory"])
+def test_dir_06_who_only_shows_the_old_document_does_not_end_the_alarm(
+    server: RootPrivate, source: servers.Source
+) -> None:
+    """Everybody has that document; only a login proves who holds its key."""
+    first = servers.open_server(document(server), DOMAIN)
+    pinned = servers.judge(None, first, (), NOW, "stream").pin
+    other = servers.open_server(document(RootPrivate.generate(), 9), DOMAIN)
+    alarmed = servers.judge(pinned, other, (), NOW, "stream").pin
+    assert not alarmed.trusted
+    for again in (
+        document(server),
+        document(server, 2),
+        document(server, 1, now=NOW + 1000),
+    ):
+        shown = servers.open_server(again, DOMAIN)
+        assert not servers.judge(alarmed, shown, (), NOW, source).pin.trusted
+    assert servers.judge(alarmed, first, (), NOW, "stream").pin.trusted
+
+
 def test_dir_06_two_documents_with_one_number(server: RootPrivate) -> None:
     pinned = judged(None, document(server)).pin
     verdict = judged(pinned, document(server, 1, directory="keys.evil.example"))
