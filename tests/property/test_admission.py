@@ -43,13 +43,25 @@ OVER = -1
 Step: TypeAlias = Callable[[Registry, int], Answer | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Move:
     """One step after *wait* milliseconds; `step` answers or raises a Fault."""
 
     wait: int
     question: Question | str
     step: Step
+
+    def __repr__(self) -> str:
+        """Without manifests: Hypothesis refuses to show a hundred kilobytes."""
+        asked = self.question
+        if isinstance(asked, str):
+            return f"{self.wait} {asked}"
+        shown = {
+            name: value.hex()[:8] if isinstance(value, bytes) else value
+            for name in asked.__slots__
+            if (value := getattr(asked, name)) not in (None, "", JULIET)
+        }
+        return f"{self.wait} {type(asked).__name__}({shown})"
 
 
 @cache
