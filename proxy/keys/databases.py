@@ -19,7 +19,7 @@ from sqlalchemy.pool import QueuePool
 
 from ..errors import ConfigFault, StoreFault
 from . import schema
-from .sql import SqlRegistry
+from .sql import SqlRegistry, begin_sqlite
 
 FILE: Final = "gate.sqlite3"
 WAIT_MS: Final = 3_000
@@ -27,6 +27,8 @@ WAIT_MS: Final = 3_000
 COMMAND_WAIT_MS: Final = 30_000
 """For a lock of SQLite's where nobody waits at a login.  Its locks are no queue: who
 writes all the time, as a gate does when many log in, can come first many times."""
+POLL_MS: Final = 5
+"""How long SQLite itself waits for a lock; see ``sql.begin_sqlite``."""
 _SQLITE: Final = "sqlite:///"
 _POSTGRESQL: Final = ("postgresql://", "postgres://")
 
@@ -64,7 +66,7 @@ def open_registry(
     """
     path = sqlite_path(url)
     engine, where = _engine(url, path, wait)
-    registry = SqlRegistry(engine, where, before_commit)
+    registry = SqlRegistry(engine, where, before_commit, wait)
     try:
         if path is not None:
             _look(path, len(schema.STEPS))
@@ -136,7 +138,7 @@ def migrate(url: str, steps: Sequence[schema.Step] | None = None) -> tuple[int, 
             _look(path, len(steps))
         with _told(where), engine.connect() as connection:
             if path is not None:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                begin_sqlite(connection, writing=True, wait=COMMAND_WAIT_MS / 1000)
             found = schema.migrate(connection, where, steps)
             if path is not None:
                 connection.exec_driver_sql("COMMIT")
@@ -183,6 +185,8 @@ def _sqlite_engine(path: Path, wait: int) -> sa.Engine:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            # from here on the registry itself waits for its turn
+            connection.execute(f"PRAGMA busy_timeout = {POLL_MS}")
         except BaseException:
             connection.close()
             raise

@@ -14,9 +14,11 @@ transaction at the latest: ``Interrupted`` where the same once more may do, a
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from sqlite3 import SQLITE_BUSY
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -47,6 +49,28 @@ _AGAIN: Final = ("08", "40", "57P01", "57P02", "57P03", "25P03", "25006")
 connection lost, serialisation and deadlocks, shut down, idle too long, and a
 server that became a standby."""
 _KEY: Final = 32
+_GAP: Final = 0.25
+"""Of the time that a writing transaction took, between it and the next one."""
+_LEAST_GAP: Final = 0.001
+
+
+def begin_sqlite(connection: sa.Connection, *, writing: bool, wait: float) -> None:
+    """Begin a transaction, waiting *wait* seconds for whoever writes.
+
+    SQLite asks for the lock less and less often while it waits; it is let wait for
+    a moment only, and begins anew.
+    """
+    statement = "BEGIN IMMEDIATE" if writing else "BEGIN"
+    until = time.monotonic() + wait
+    while True:
+        try:
+            connection.exec_driver_sql(statement)
+            return
+        except exc.OperationalError as error:
+            code = getattr(error.orig, "sqlite_errorcode", 0)
+            # the low byte is the family of an extended code
+            if code & 0xFF != SQLITE_BUSY or time.monotonic() > until:
+                raise
 
 
 class SqlRegistry:
@@ -57,6 +81,7 @@ class SqlRegistry:
     :param where: what the database is called in messages, without a password.
     :param before_commit: called before each commit of a transaction that may
         write; a test lets it raise or kills the process in it.
+    :param wait: milliseconds for SQLite's one write lock.
     """
 
     def __init__(
@@ -64,10 +89,13 @@ class SqlRegistry:
         engine: sa.Engine,
         where: str,
         before_commit: Callable[[], None] | None = None,
+        wait: int = 0,
     ) -> None:
         self._engine = engine
         self._where = where
         self._before = before_commit
+        self._wait = wait / 1000
+        self._not_before = 0.0
         self._sqlite = engine.dialect.name == "sqlite"
         self._db: sa.Connection | None = None
         self._writes = False
@@ -83,22 +111,35 @@ class SqlRegistry:
         try:
             with self._engine.connect() as connection:
                 self._db, self._writes = connection, writing
-                if self._sqlite:
-                    connection.exec_driver_sql(
-                        "BEGIN IMMEDIATE" if writing else "BEGIN"
-                    )
+                began = self._begin()
                 try:
                     yield
                     self._commit()
                 except BaseException:
                     self._roll_back()
                     raise
+                finally:
+                    self._rest(began)
         except exc.DBAPIError as error:
             raise self._fault(error) from error
         finally:
             self._db, self._writes = None, False
             for held in (self._accounts, self._tokens, self._resets, self._streams):
                 held.clear()
+
+    def _begin(self) -> float:
+        """Begin, where SQLAlchemy does not by itself; when that was."""
+        if self._sqlite:
+            if self._writes:
+                time.sleep(max(0.0, self._not_before - time.monotonic()))
+            begin_sqlite(self._read(), writing=self._writes, wait=self._wait)
+        return time.monotonic()
+
+    def _rest(self, began: float) -> None:
+        """SQLite's lock is no queue, and a process that wants it again at once has
+        it again: others get a share of the time to come first (REL-31)."""
+        now = time.monotonic()
+        self._not_before = now + max(_LEAST_GAP, _GAP * (now - began))
 
     def _commit(self) -> None:
         if self._streams:
