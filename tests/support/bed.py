@@ -245,7 +245,8 @@ class Bed:
         self, jid: str, port: int, *, resource: str = "raw", **options: Any
     ) -> RawClient:
         """Log a raw client in at a port and return it."""
-        client = RawClient(port, jid.partition("@")[2])
+        # patient: ejabberd on a busy machine takes its time over a first login
+        client = RawClient(port, jid.partition("@")[2], seconds=30)
         self._raw.append(client)
         if jid not in self.passwords:
             self.account(jid)
