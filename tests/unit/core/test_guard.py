@@ -181,8 +181,20 @@ def test_permit_names_one_address(to: str, passes: bool) -> None:
     if passes:
         assert b"<body>x</body>" in guard.permitted(stanza, permit).data
     else:
-        with pytest.raises(LocalFault):
+        with pytest.raises(LocalFault, match="for somebody else"):
             guard.permitted(stanza, permit)
+
+
+def test_clear_bytes_leave_again_by_a_permit_for_their_address_alone() -> None:
+    data, permit = b"<message to='bob@b.test'/>", Permit("bob@b.test", "allowed")
+    assert guard.permitted_again(data, "bob@b.test", permit) == Cleared(data)
+    for other in ("boss@b.test", "bob@b.test/phone", ""):
+        with pytest.raises(LocalFault, match="for somebody else"):
+            guard.permitted_again(data, other, permit)
+
+
+def test_sealed_bytes_of_the_ledger_leave_again_as_they_are() -> None:
+    assert guard.again(b"<message/>") == Cleared(b"<message/>")
 
 
 @pytest.mark.parametrize(
@@ -198,8 +210,78 @@ def test_permit_names_one_address(to: str, passes: bool) -> None:
     ],
 )
 def test_enc_03_no_instruction(text: str) -> None:
-    with pytest.raises(LocalFault):
+    with pytest.raises(LocalFault, match="may not leave as it is"):
         guard.instruction(Stanza.of(parse(text)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<presence to='b@b.test'><show>away</show></presence>",
+        "<iq type='get' id='1'><query xmlns='jabber:iq:roster'/></iq>",
+        "<iq type='result' id='1'/>",
+        # what an IQ may not carry says nothing about presences
+        "<presence><data xmlns='urn:xmpp:bob'/></presence>",
+    ],
+)
+def test_an_instruction_leaves_as_it_came(text: str) -> None:
+    stanza = Stanza.of(parse(text))
+    assert guard.instruction(stanza) == Cleared(stanza.to_bytes())
+
+
+QUERY = "<iq type='set' id='1'><query xmlns='jabber:iq:register'/></iq>"
+
+
+@pytest.mark.parametrize(
+    ("door", "passes", "refused"),
+    [
+        pytest.param(
+            guard.own_query,
+            [
+                "<iq type='get' id='1'><ping xmlns='urn:xmpp:ping'/></iq>",
+                "<iq id='1'/>",
+            ],
+            [
+                "<iq id='1'><a xmlns='u'/><b xmlns='u'/></iq>",
+                "<message><body>x</body></message>",
+                "<presence/>",
+                "<iq xmlns='jabber:server' id='1'/>",
+            ],
+            id="own-query",
+        ),
+        pytest.param(
+            guard.registration,
+            [QUERY],
+            [
+                "<iq id='1'/>",
+                "<message><query xmlns='jabber:iq:register'/></message>",
+                QUERY.replace("jabber:iq:register", "jabber:iq:auth"),
+                QUERY.replace("</iq>", "<body>x</body></iq>"),
+                QUERY.replace("/></iq>", "/><query xmlns='jabber:iq:register'/></iq>"),
+            ],
+            id="registration",
+        ),
+    ],
+)
+def test_queries_of_our_own_have_a_shape(
+    door: Callable[[Element], Cleared], passes: list[str], refused: list[str]
+) -> None:
+    for text in passes:
+        assert door(parse(text)) == Cleared(tree.serialise(parse(text)))
+    for text in refused:
+        with pytest.raises(LocalFault, match="not a "):
+            door(parse(text))
+
+
+def test_the_largest_stanza_of_ours_is_exact() -> None:
+    """Clause 5.9, to the byte."""
+    query = parse("<iq id='1'><a xmlns='u'/></iq>")
+    room = guard.LARGEST - len(tree.serialise(query)) - len("></a>") + len("/>")
+    query[0].text = "x" * room
+    assert len(guard.own_query(query).data) == guard.LARGEST
+    query[0].text += "x"
+    with pytest.raises(LocalFault, match="beyond the limit"):
+        guard.own_query(query)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +294,7 @@ def test_enc_03_no_instruction(text: str) -> None:
     ],
 )
 def test_unknown_nonza_is_refused(text: str) -> None:
-    with pytest.raises(LocalFault):
+    with pytest.raises(LocalFault, match="outside of stanzas"):
         guard.nonza(Stanza.of(parse(text)))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -130,6 +131,41 @@ def test_a_lesser_alarm_does_not_hide_a_hold() -> None:
         assert isinstance(decision, Kept)
         assert decision.pin.held
         assert not decision.fresh
+
+
+@pytest.mark.parametrize(
+    ("decide", "words", "clause"),
+    [
+        pytest.param(
+            lambda pin: judge(pin, numbered(1), NOW), "an older list", "I24", id="older"
+        ),
+        pytest.param(
+            lambda pin: judge(pin, numbered(5, twin=1), NOW),
+            "have the same number",
+            "I24",
+            id="twin",
+        ),
+        pytest.param(
+            lambda pin: judge(pin, numbered(9, of=FOREIGN), NOW),
+            "were replaced; nothing is sent",
+            "I24",
+            id="root",
+        ),
+        pytest.param(judge_absence, "says it has no keys", "I25", id="withheld"),
+    ],
+)
+def test_a_refusal_says_whom_and_what_it_concerns(
+    decide: Callable[[Pin], Kept | Held], words: str, clause: str
+) -> None:
+    """It is a notice for a person, the first time and whenever it is asked for."""
+    first = decide(pinned())
+    again = decide(first.pin)
+    assert (first.fresh, again.fresh) == (True, False)
+    for one in (first, again):
+        assert JID in one.reason
+        assert words in one.reason
+        assert one.clause == clause
+    assert again.pin == first.pin
 
 
 def test_a_hold_outweighs_a_lesser_alarm() -> None:
