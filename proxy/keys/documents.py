@@ -1,10 +1,10 @@
 """Signed documents: JWS General JSON with exactly two signatures, both valid (I4).
 
-The one caller of jwcrypto, which verifies.  ``JWS.verify`` is content with one
-good signature out of many and reads duplicate members, so the form is settled
-here first, to the byte where that is possible, and each signature is then
-verified as a compact JWS of its own with one algorithm and one key.  Signing
-needs no more of a library than the two signatures: the one form is written here.
+The form is settled here first, to the byte where that is possible: what is left of
+RFC 7515 is one text for each signature, verified with the one algorithm of its place
+and the one key of it.  Nothing in a document chooses an algorithm or a key.  No JOSE
+library is asked: those are content with one good signature out of many and read
+duplicate members.  The tests compare every verdict with one.
 """
 
 from __future__ import annotations
@@ -12,12 +12,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.mldsa import (
+    MLDSA65PrivateKey,
+    MLDSA65PublicKey,
+)
 
 from ..errors import LocalFault, PeerFault, TrustFault
 from .identity import RootPrivate, RootPublic
@@ -40,23 +47,26 @@ class Document:
     :param claims: text, integers 0..2**53-1, lists and objects of these.
     :param payload: the bytes that were signed.
     :param digest: SHA-256 of *payload*, 32 bytes.
+    :param signer: the keys that both are by.
     """
 
     claims: dict[str, object]
     payload: bytes
     digest: bytes
+    signer: RootPublic
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
     """A document of the right form; nothing in it is vouched for yet.
 
-    :param entries: per signature its base64url protected header and signature.
+    :param signed: for each algorithm the text that is signed (RFC 7515, 5.2) and
+        the signature, of the right size.
+    :param payload: decoded.
     """
 
-    payload: str
-    entries: tuple[tuple[str, str], ...]
-    raw: bytes
+    signed: tuple[tuple[bytes, bytes], ...]
+    payload: bytes
     claims: dict[str, object]
 
 
@@ -90,8 +100,7 @@ class DocumentSigner:
             _ALGORITHMS, (self._ed25519.sign, self._mldsa65.sign), strict=True
         ):
             protected = _b64url(_protected(algorithm, typ))
-            # RFC 7515, 5.1: both signatures over the same payload
-            signature = _b64url(sign(f"{protected}.{coded}".encode("ascii")))
+            signature = _b64url(sign(_signed(protected, coded)))
             signatures.append({"protected": protected, "signature": signature})
         return json.dumps(
             {"payload": coded, "signatures": signatures}, separators=(",", ":")
@@ -120,14 +129,29 @@ def open_doc(
     :raises TrustFault: a key is malformed or a signature not valid.
     """
     form = _form(data, typ, limit)
-    _verify(form, RootPublic(ed25519, mldsa65))
-    return Document(form.claims, form.raw, hashlib.sha256(form.raw).digest())
+    return _verified(form, RootPublic(ed25519, mldsa65))
+
+
+def open_own_doc(
+    data: bytes,
+    typ: str,
+    keys: Callable[[dict[str, object]], RootPublic],
+    *,
+    limit: int = LIMIT,
+) -> Document:
+    """The same for a document that is signed by the keys that it names itself.
+
+    :param keys: finds them in the claims, of which nothing is verified yet.
+    :raises PeerFault, TrustFault: as for :func:`open_doc`, or *keys* does.
+    """
+    form = _form(data, typ, limit)
+    return _verified(form, keys(form.claims))
 
 
 def peek_doc(data: bytes, typ: str, *, limit: int = LIMIT) -> dict[str, object]:
-    """Read the claims *without* verifying anything, to learn which keys to ask.
+    """Read the claims *without* verifying anything.
 
-    Nothing but the keys may be used before :func:`open_doc` has said yes.
+    For a document that was verified before it was kept.
 
     :raises PeerFault: as for :func:`open_doc`.
     """
@@ -141,25 +165,27 @@ def _form(data: bytes, typ: str, limit: int) -> _Form:
     signatures = outer["signatures"]
     if not isinstance(signatures, list) or len(signatures) != len(_ALGORITHMS):
         raise PeerFault("a signed document has not exactly two signatures")
-    entries = tuple(
+    entries = [
         _entry(value, _protected(algorithm, typ), size)
         for value, algorithm, size in zip(
             signatures, _ALGORITHMS, _SIGNATURE_SIZES, strict=True
         )
-    )
-    payload, raw = _unb64url(outer["payload"])
-    return _Form(payload, entries, raw, _claims(raw))
+    ]
+    text, payload = _unb64url(outer["payload"])
+    signed = tuple((_signed(header, text), found) for header, found in entries)
+    return _Form(signed, payload, _claims(payload))
 
 
-def _entry(value: object, protected: bytes, size: int) -> tuple[str, str]:
+def _entry(value: object, protected: bytes, size: int) -> tuple[str, bytes]:
+    """Protected header as it is written, and signature."""
     entry = _members(value, "protected", "signature")
     header, decoded = _unb64url(entry["protected"])
     # Equal bytes leave no room for another algorithm, `crit`, `b64` or a key
     # inside the header.
     if decoded != protected:
         raise PeerFault("a signed document has another protected header")
-    signature, raw = _unb64url(entry["signature"])
-    if len(raw) != size:
+    _, signature = _unb64url(entry["signature"])
+    if len(signature) != size:
         raise PeerFault("a signature in a signed document has a wrong size")
     return header, signature
 
@@ -168,28 +194,27 @@ def _protected(algorithm: str, typ: str) -> bytes:
     return f'{{"alg":"{algorithm}","typ":"{typ}"}}'.encode("ascii")
 
 
-def _verify(form: _Form, public: RootPublic) -> None:
-    from jwcrypto import jwk, jws
-    from jwcrypto.common import JWException
+def _signed(protected: str, payload: str) -> bytes:
+    """What a signature is over (RFC 7515, 5.1): both as they are written."""
+    return f"{protected}.{payload}".encode("ascii")
 
-    keys = _public_members(public)
-    for algorithm, members, entry in zip(_ALGORITHMS, keys, form.entries, strict=True):
-        one = jws.JWS()
-        one.allowed_algs = [algorithm]
-        header, signature = entry
+
+def _verified(form: _Form, public: RootPublic) -> Document:
+    keys: tuple[Ed25519PublicKey | MLDSA65PublicKey, ...] = (
+        Ed25519PublicKey.from_public_bytes(public.ed25519),
+        MLDSA65PublicKey.from_public_bytes(public.mldsa65),
+    )
+    for algorithm, key, (text, signature) in zip(
+        _ALGORITHMS, keys, form.signed, strict=True
+    ):
         try:
-            one.deserialize(f"{header}.{form.payload}.{signature}", jwk.JWK(**members))
-        except JWException as error:
+            key.verify(signature, text)
+        except InvalidSignature as error:
             raise TrustFault(
                 f"the {algorithm} signature of a document is not valid"
             ) from error
-
-
-def _public_members(public: RootPublic) -> tuple[dict[str, str], dict[str, str]]:
-    return (
-        {"kty": "OKP", "crv": "Ed25519", "x": _b64url(public.ed25519)},
-        {"kty": "AKP", "alg": "ML-DSA-65", "pub": _b64url(public.mldsa65)},
-    )
+    digest = hashlib.sha256(form.payload).digest()
+    return Document(form.claims, form.payload, digest, public)
 
 
 def _claims(payload: bytes) -> dict[str, object]:
@@ -208,13 +233,7 @@ def _members(value: object, *names: str) -> dict[str, object]:
 def _json(data: bytes) -> object:
     try:
         # As text: given bytes, the library would also take UTF-16 and UTF-32.
-        value = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_int=_integer,
-            parse_float=_refuse_number,
-            parse_constant=_refuse_number,
-        )
+        value: object = _STRICT.decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise PeerFault("a signed document is not well-formed JSON") from error
     _check_value(value, _DEPTH)
@@ -237,6 +256,14 @@ def _integer(text: str) -> int:
 
 def _refuse_number(text: str) -> NoReturn:
     raise PeerFault("a signed document has a number that is no integer")
+
+
+_STRICT = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_int=_integer,
+    parse_float=_refuse_number,
+    parse_constant=_refuse_number,
+)
 
 
 def _check_value(value: object, depth: int) -> None:

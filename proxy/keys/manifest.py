@@ -232,9 +232,8 @@ def open_manifest(document: bytes, jid: str) -> Manifest:
     :raises TrustFault: a signature is not valid, a key is malformed, or it is
         the manifest of another account.
     """
-    root = keys_of(documents.peek_doc(document, TYP).get("root"), what=_WHAT)
-    doc = documents.open_doc(document, TYP, root.ed25519, root.mldsa65)
-    claims = doc.claims
+    doc = documents.open_own_doc(document, TYP, _root)
+    claims, root = doc.claims, doc.signer
     check_members(claims, _MEMBERS, frozenset({"prev"}), what=_WHAT)
     if claims["sub"] != jid:
         raise TrustFault("a manifest belongs to another account")
@@ -348,6 +347,10 @@ def _removed(device: Device, now: int) -> Device:
 
 
 # -- reading ----------------------------------------------------------------
+
+
+def _root(claims: Mapping[str, object]) -> RootPublic:
+    return keys_of(claims.get("root"), what=_WHAT)
 
 
 def _previous(claims: Mapping[str, object], seq: int) -> bytes | None:

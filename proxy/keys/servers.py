@@ -96,10 +96,7 @@ def open_server(document: bytes, domain: str) -> ServerDocument:
     :raises PeerFault: the form is wrong.
     :raises TrustFault: a signature is not valid, or it is another domain's.
     """
-    keys = keys_of(
-        documents.peek_doc(document, SERVER, limit=LIMIT).get("keys"), what=_WHAT
-    )
-    doc = documents.open_doc(document, SERVER, keys.ed25519, keys.mldsa65, limit=LIMIT)
+    doc = documents.open_own_doc(document, SERVER, _keys, limit=LIMIT)
     claims = doc.claims
     check_members(claims, _MEMBERS, _OPTIONAL, what=_WHAT)
     if claims["sub"] != domain:
@@ -112,7 +109,7 @@ def open_server(document: bytes, domain: str) -> ServerDocument:
     return ServerDocument(
         domain=domain,
         seq=integer_of(claims, "seq", 1, SEQ_MAX, what=_WHAT),
-        keys=keys,
+        keys=doc.signer,
         next=following,
         directory=_directory(claims),
         issued=issued,
@@ -120,6 +117,10 @@ def open_server(document: bytes, domain: str) -> ServerDocument:
         digest=doc.digest,
         document=document.decode("ascii"),
     )
+
+
+def _keys(claims: dict[str, object]) -> RootPublic:
+    return keys_of(claims.get("keys"), what=_WHAT)
 
 
 def _directory(claims: dict[str, object]) -> str | None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from proxy.errors import LocalFault, PeerFault, TrustFault
 from proxy.keys import documents
-from proxy.keys.documents import make_doc, open_doc, peek_doc
+from proxy.keys.documents import make_doc, open_doc, open_own_doc, peek_doc
+from proxy.keys.identity import RootPrivate, RootPublic
 
 from . import forge
 from .forge import OTHER_ROOT, ROOT, TYP
@@ -158,9 +159,37 @@ def test_garbage_is_a_fault_of_the_peer(data: bytes) -> None:
         open_doc(data, TYP, *KEYS)
 
 
-def test_jwcrypto_is_not_loaded_by_importing_the_package() -> None:
+def test_dir_01_signed_by_the_keys_that_it_names() -> None:
+    claims = {"keys": "ours"}
+    document = make_doc(claims, TYP, ROOT).encode()
+    opened = open_own_doc(document, TYP, lambda found: named(found, claims, ROOT))
+    assert opened == open_doc(document, TYP, *KEYS)
+    assert opened.signer == ROOT.public
+    with pytest.raises(TrustFault, match="EdDSA"):
+        open_own_doc(document, TYP, lambda found: named(found, claims, OTHER_ROOT))
+    half = RootPublic(KEYS[0], OTHER_ROOT.public.mldsa65)
+    with pytest.raises(TrustFault, match="ML-DSA-65"):
+        open_own_doc(document, TYP, lambda _: half)
+
+
+def named(found: object, wanted: object, root: RootPrivate) -> RootPublic:
+    assert found == wanted
+    return root.public
+
+
+def test_i4_keys_are_asked_for_after_the_form() -> None:
+    """Nothing is read from the claims of what is no document (3.4)."""
+    document = forge.text({**forge.document(), "more": 1})
+    with pytest.raises(PeerFault, match="other members"):
+        open_own_doc(document, TYP, lambda _: pytest.fail("asked"))
+    with pytest.raises(PeerFault, match="larger than 100 "):
+        open_own_doc(document, TYP, lambda _: pytest.fail("asked"), limit=100)
+
+
+def test_no_jose_library_is_loaded() -> None:
+    """Whoever installs Tillie gets none: `jwcrypto` is the tests' second opinion."""
     code = (
-        "import sys, proxy.keys.trust, proxy.keys.prekeys, proxy.keys.documents;"
+        "import sys, proxy.app.gate, proxy.app.service, proxy.app.signhost;"
         "sys.exit(any(name.startswith('jwcrypto') for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
