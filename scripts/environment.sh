@@ -136,20 +136,10 @@ environment() {
     ! command -v flock >/dev/null || flock 9
     if ! { [ -x "$python" ] && new_enough "$python"; }; then make_environment; fi
     if [ "$(cat "$stamp" 2>/dev/null)" != "$now" ]; then
-        say "installing what Tillie needs${extra:+ for tests}"
+        say "installing what Tillie needs${extra:+, with what $extra needs}"
         (cd "$root" && quiet "$python" -m pip install -q \
             --disable-pip-version-check -e "$wanted") || fail "pip failed"
         printf '%s\n' "$now" >"$stamp"
     fi
     exec 9<&-
-}
-
-# The demo's bot is a client, not a part of Tillie: not among what it depends on.
-demo_client() {
-    "$python" -c 'import slixmpp' 2>/dev/null && return
-    local wanted
-    wanted=$(sed -n 's/^ *\(slixmpp[<>=].*\)$/\1/p' "$root/setup.cfg")
-    say "installing $wanted for the demo"
-    quiet "$python" -m pip install -q --disable-pip-version-check "$wanted" ||
-        fail "pip failed"
 }
