@@ -15,6 +15,7 @@ from .serverlines import domain_of
 from .sources import Origin, as_path
 
 MOST_PLACES = 8
+_FINGERPRINT = 32
 USUAL_PORTS = (5222, 5223, 443, 5280, 5281, 5290, 5443)
 """Where servers take clients, directly or over HTTP, if nobody told them otherwise."""
 
@@ -26,6 +27,7 @@ class Asked:
     :param domain: prepared.
     :param server: in place of DNS for clients, *s2s* for servers.
     :param identity: certificate and key of another domain's server, PEM.
+    :param server_key: fingerprint that the domain's key has to have.
     :param usual_ports: tried on each address beside the places themselves.
     :param web_port: where the domain's host-meta is.
     :param seconds: how long one answer may take.
@@ -37,6 +39,7 @@ class Asked:
     ca: Path | None = None
     resolver: Address | None = None
     identity: tuple[Path, Path] | None = None
+    server_key: bytes | None = None
     usual_ports: tuple[int, ...] = field(default=USUAL_PORTS)
     web_port: int = 443
     seconds: float = 10.0
@@ -75,7 +78,21 @@ def asked_of(domain: str, options: Mapping[str, str | None]) -> Asked:
         ca=path("ca"),
         resolver=resolver,
         identity=(certificate, key) if certificate and key else None,
+        server_key=_fingerprint(given["server_key"]) if "server_key" in given else None,
     )
+
+
+def _fingerprint(text: str) -> bytes:
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        found = b""
+    if len(found) != _FINGERPRINT:
+        raise ConfigFault(
+            f'--server-key: "{text[:80]}" is no fingerprint',
+            hint="64 hexadecimal digits, as tillie doctor and this command print them",
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from OpenSSL import SSL
@@ -35,7 +35,8 @@ from ..keys.handshake import (
     present,
 )
 from ..keys.identity import DevicePrivate
-from ..keys.servers import ServerDocument, judge, open_server
+from ..keys.servers import ServerDocument, open_server
+from ..keys.tokens import in_time
 from ..net.connector import Connector
 from ..net.dns import Resolver
 from ..net.tls import client_context
@@ -43,8 +44,12 @@ from ..net.visit import Visit
 from ..suites.fields import b64, unb64
 from ..wire.stanza import Stanza
 from .checking import Asked, Place, day
+from .statechecks import State, ask
 
 _DAYS_LEFT = 14
+_DAYS_DUE = 150
+"""A gate renews its document half a year before it is over."""
+_WHY_NOT = "is its registry read-only, its clock right? Its log says why"
 
 
 @dataclass(slots=True)
@@ -52,9 +57,11 @@ class Seen:
     """What the places of one domain showed.
 
     :param document: the domain's own, once it was proved; None until then.
+    :param states: what the gate at each said of itself.
     """
 
     document: ServerDocument | None = None
+    states: list[State] = field(default_factory=list)
 
 
 class ClientChecks:
@@ -197,6 +204,7 @@ class ClientChecks:
             Finding("proof", place.name, True, "the gate proved that it has the key")
         ]
         found += self._document(document, place)
+        self.seen.states.append(await ask(visit, place, document, _now()))
         if clock_differs(gate_time, _now()):
             found.append(
                 Finding(
@@ -239,7 +247,6 @@ class ClientChecks:
         document = open_server(server.document.encode(), domain)
         proof = unb64(tree.findtext(f"{{{AUTH}}}proof") or "")
         check_presented(channel, shown, document.keys, int(text[:16]), proof)
-        judge(None, document, (), _now())
         return document, int(text[:16])
 
     def _document(self, document: ServerDocument, place: Place) -> Iterator[Finding]:
@@ -254,10 +261,41 @@ class ClientChecks:
                 "copy the key files of one to the other (docs/gate.md)",
             )
             return
-        text = f"valid until {day(document.expires / 1000)}"
+        yield self._server_key(document, place)
+
+    def _server_key(self, document: ServerDocument, place: Place) -> Finding:
+        check, fingerprint = "server-key", document.keys.fingerprint
+        until = day(document.expires / 1000)
+        now = _now()
+        if self._asked.server_key not in (None, fingerprint):
+            return Finding(
+                check,
+                place.name,
+                False,
+                f"another key than the one that was named: {fingerprint.hex()}",
+                "was it rotated (tillie gate rotate)? If not, somebody else answers"
+                " here, or the gate has lost its key file",
+            )
+        if not in_time(document.issued, document.expires, now):
+            return Finding(
+                check,
+                place.name,
+                False,
+                f"valid until {until}, which is over: every proxy refuses it",
+                f"a gate renews it by itself: {_WHY_NOT}",
+            )
+        if document.expires - now < _DAYS_DUE * 24 * 3600 * 1000:
+            return Finding(
+                check,
+                place.name,
+                False,
+                f"valid until {until} only, and the gate does not renew it",
+                _WHY_NOT,
+            )
+        text = f"{fingerprint.hex()}, valid until {until}"
         if document.next is not None:
             text += "; the next key is announced"
-        yield Finding("server-key", place.name, True, text)
+        return Finding(check, place.name, True, text)
 
     # -- roads in ------
 

@@ -7,6 +7,7 @@ sent.  What cannot be told from outside is a row that says so.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -20,6 +21,7 @@ from .aroundchecks import AroundChecks
 from .checking import Asked, Place, places
 from .clientchecks import ClientChecks
 from .serverchecks import ServerChecks, load_identity, named_domain
+from .statechecks import findings
 from .terminal import table
 
 _WORDS = {True: "ok", False: "FAILED", None: "not tried"}
@@ -69,9 +71,7 @@ async def look(reactor: Any, asked: Asked) -> list[Finding]:
     between = ServerChecks(reactor, asked, resolver)
     for place in servers:
         found += await between.of(place, directory)
-    found.append(_directory(document is not None, directory))
-    found.append(_tokens())
-    return found
+    return [*found, *findings(document, looking.seen.states, _now())]
 
 
 async def _kinds(
@@ -84,34 +84,8 @@ async def _kinds(
     return [await looking.kind(place) for place in found]
 
 
-def _directory(proved: bool, directory: str | None) -> Finding:
-    if not proved:
-        text = "the gate did not prove itself"
-        return Finding("directory", "", None, text)
-    if directory is None:
-        return Finding(
-            "directory",
-            "",
-            False,
-            "the gate's document names none: nobody learns the keys of who is offline",
-            "tillie gate run --component HOST:PORT --component-secret-file FILE",
-        )
-    return Finding(
-        "directory",
-        directory,
-        None,
-        "the gate's document names it; only servers and accounts can ask it",
-    )
-
-
-def _tokens() -> Finding:
-    return Finding(
-        "tokens",
-        "",
-        None,
-        "an account's token is shown to who asks the directory",
-        "tillie status shows until when the own one holds",
-    )
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def failed(found: Sequence[Finding]) -> bool:

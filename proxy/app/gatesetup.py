@@ -115,6 +115,9 @@ def _secret_in(path: Path) -> str:
     "--server", metavar="HOST:PORT", help="Where clients go, in place of DNS."
 )
 @click.option("--s2s", metavar="HOST:PORT", help="Where servers go, in place of DNS.")
+@click.option(
+    "--server-key", metavar="FINGERPRINT", help="What the domain's key has to be."
+)
 @click.option("--s2s-cert", metavar="FILE", help="Another domain's certificate, PEM.")
 @click.option("--s2s-key", metavar="FILE", help="And its key, PEM.")
 @click.option("--ca", metavar="FILE", help="Further trust anchors, PEM.")

@@ -23,6 +23,7 @@ from ..wire.stanza import Stanza
 from ..wire.tree import serialise
 from . import names
 from .claims import claimed
+from .disclosure import Disclosure
 from .names import AUTH, KEY, LEGACY_AUTH, REGISTER, SASL2
 from .phases import Phase
 from .questions import Answer, MayTry, Unavailable, Yes
@@ -66,6 +67,7 @@ class Door:
         self.attempt: Attempt | None = None
         self._line = line
         self._registration = registration
+        self._disclosure = Disclosure(line)
         self._presenting = False
         self._failures = 0
         self._under_way = False
@@ -144,6 +146,9 @@ class Door:
             line.to_client(_presented(time, proof, server, rollovers, known))
 
         line.prove(statement, proved)
+
+    def _on_state(self, stanza: Stanza) -> None:
+        self._disclosure.on_state(stanza)
 
     # -- SASL ------
 
@@ -299,6 +304,7 @@ class Door:
 
 _ROADS: Final[dict[tuple[str, str], Callable[[Door, Stanza], None]]] = {
     (AUTH, "present"): Door._on_present,
+    (AUTH, "state"): Door._on_state,
     (SASL, "auth"): Door._on_auth,
     (SASL2, "authenticate"): Door._on_authenticate,
     ("jabber:client", "iq"): Door._on_iq,

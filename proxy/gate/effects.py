@@ -120,6 +120,15 @@ class Inquire:
 
 
 @dataclass(frozen=True, slots=True)
+class Hear:
+    """Does the server bring to the directory of *domain* what is sent to it (14.15)?
+    The word goes to ``Stream.found``."""
+
+    number: int
+    domain: str
+
+
+@dataclass(frozen=True, slots=True)
 class Revoke:
     """Open streams of these devices of *account* end, on this gate too."""
 
@@ -148,6 +157,7 @@ Effect: TypeAlias = (
     | Later
     | Probe
     | Inquire
+    | Hear
     | Revoke
     | Note
 )

@@ -22,7 +22,7 @@ from ..keys.servers import open_server
 from ..keys.tokens import in_time, open_absence
 from ..wire.jid import Jid
 from ..wire.stanza import Stanza
-from .names import KEY, PUBSUB
+from .names import KEY, PING, PUBSUB
 
 KEYED_MS: Final = 3_600_000
 KEYLESS_MS: Final = 60_000
@@ -91,10 +91,11 @@ class Inquiries:
         self._clock = clock
         self._questions = Questions()
         self._waiting: dict[str, list[Told]] = {}
+        self._pings = 0
 
     @property
     def pending(self) -> bool:
-        return bool(self._waiting)
+        return bool(self._waiting) or self._pings > 0
 
     def ask(self, account: str, then: Told) -> None:
         """Find out about *account*, a bare JID; once for all who ask at a time."""
@@ -109,6 +110,17 @@ class Inquiries:
             SubElement(pubsub, f"{{{PUBSUB}}}items", {"node": KEY})
             self._ask(account, pubsub, lambda answer: self._node(account, answer))
 
+    def ping(self, then: Callable[[bool], None]) -> None:
+        """Send this component a ping by way of its server; whether it came back."""
+
+        def told(answer: Answer) -> None:
+            self._pings -= 1
+            # our own word to who asks too often came the same way
+            then(isinstance(answer, Result) or answer == Refused("resource-constraint"))
+
+        self._pings += 1
+        self._ask(self._address, Element(f"{{{PING}}}ping"), told)
+
     def take(self, stanza: Stanza) -> bool:
         """Whether *stanza* answers a question of ours: by its id and its sender."""
         return self._questions.take(stanza)
@@ -119,7 +131,7 @@ class Inquiries:
     def drop(self) -> None:
         """The stream is gone, and the answers with it."""
         # what gives up on one question may have another, which is as vain
-        while self._waiting:
+        while self.pending:
             self._questions.drop()
 
     def _ask(self, to: str, payload: Element, then: Callable[[Answer], None]) -> None:

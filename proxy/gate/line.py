@@ -11,10 +11,12 @@ from ..keys.handshake import Channel, Presentation
 from ..keys.servers import ServerDocument
 from ..wire.stanza import Stanza, stream_error
 from .between import Outcome
+from .disclosure import DirectoryState, Disclosed
 from .effects import (
     Ask,
     Close,
     Effect,
+    Hear,
     Inquire,
     Later,
     Note,
@@ -46,6 +48,7 @@ class World:
     :param now: Unix milliseconds.
     :param stream_id: a fresh, unguessable id for a stream header.
     :param terms: what holds behind login (clause 17).
+    :param disclosed: what was said of the gate itself (14.15).
     """
 
     domains: tuple[str, ...]
@@ -55,6 +58,7 @@ class World:
     failures: Failures = field(default_factory=Failures)
     pace: Pace = field(default_factory=Pace)
     terms: Terms = field(default_factory=Terms)
+    disclosed: Disclosed = field(default_factory=Disclosed)
 
 
 class Line:
@@ -234,6 +238,12 @@ class Line:
         """Have it found out whether *account* has a key; the client waits."""
         number = self._expect(then, hold=True)
         self.effects.append(Inquire(number, self.domain, account))
+
+    def directory(self, then: Callable[[DirectoryState], None]) -> None:
+        """Have it found out whether the domain's directory answers; the client
+        waits."""
+        number = self._expect(then, hold=True)
+        self.effects.append(Hear(number, self.domain))
 
     def answer(self, number: int, *values: Any) -> None:
         """The edge brings what was asked for; late ones are dropped."""

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from ..wire.framing import Event
     from ..wire.stanza import Stanza
     from .between import Outcome
+    from .disclosure import DirectoryState
     from .effects import Effect
     from .inquiry import Finding
     from .questions import Answer
@@ -213,8 +214,8 @@ class Stream:
         """The answer to ``Prove``; None where the signing process is away."""
         self._answer(number, proof, server, rollovers)
 
-    def found(self, number: int, finding: Outcome | Finding) -> None:
-        """The answer to ``Probe`` or ``Inquire``."""
+    def found(self, number: int, finding: Outcome | Finding | DirectoryState) -> None:
+        """The answer to ``Probe``, ``Inquire`` or ``Hear``."""
         self._answer(number, finding)
 
     def signed(self, number: int, document: str | None) -> None:

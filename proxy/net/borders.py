@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred, gatherResults, succeed
 
 from ..gate.between import Domains, Outcome
+from ..gate.disclosure import DirectoryState
 from ..gate.inquiry import Finding, Proof
 from .component import Component
 from .s2sprobe import Prober
@@ -55,3 +56,11 @@ class Borders:
         if component is None:
             return succeed(_NO_DIRECTORY)
         return component.inquire(account)
+
+    def directory(self, domain: str) -> Deferred[DirectoryState]:
+        """Whether the directory of *domain* can be asked; never fails."""
+        component = self.components.get(domain)
+        if component is None:
+            none: DirectoryState = "none"
+            return succeed(none)
+        return component.heard()

@@ -23,6 +23,7 @@ from ..core.vocabulary import Close, Ended, Incoming, Send
 from ..errors import EnvFault, Fault, LocalFault
 from ..gate.componentleg import ComponentLeg, ComponentOutput, Ready
 from ..gate.directory import Directory
+from ..gate.disclosure import DirectoryState
 from ..gate.inquiry import Finding, Inquiries, Proof
 from ..gate.lookups import Ask, Effects, Reply, Sign
 from ..gate.questions import Answer, Question
@@ -35,6 +36,7 @@ HANDSHAKE_SECONDS: Final = 10.0
 CONNECT_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 5.0
 WATCH_SECONDS: Final = 1.0
+HEARD_SECONDS: Final = 5.0
 _log = Logger()
 
 
@@ -154,6 +156,26 @@ class Component:
         self.inquiries.ask(account, asking.callback)
         self._watch()
         return asking
+
+    def heard(self) -> Deferred[DirectoryState]:
+        """Whether what is sent to this component arrives: a ping to itself, which the
+        server has to bring (14.15).  Never fails, and takes 5 s at most."""
+        hearing: Deferred[DirectoryState] = Deferred()
+        if not self.ready:
+            hearing.callback("away")
+            return hearing
+
+        def late(_result: object, _seconds: float) -> DirectoryState:
+            return "away"
+
+        def told(came: bool) -> None:
+            if not hearing.called:
+                hearing.callback("answering" if came else "away")
+
+        hearing.addTimeout(HEARD_SECONDS, self._reactor, late)
+        self.inquiries.ping(told)
+        self._watch()
+        return hearing
 
     def _watch(self) -> None:
         """See to it that questions expire, as long as there are any."""

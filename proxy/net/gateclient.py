@@ -14,10 +14,12 @@ from zope.interface import implementer
 
 from ..errors import EnvFault, Fault, PeerFault
 from ..gate.between import Outcome
+from ..gate.disclosure import DirectoryState
 from ..gate.effects import (
     Ask,
     Close,
     Effect,
+    Hear,
     Inquire,
     Later,
     Note,
@@ -236,7 +238,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
     # -- effects ------
 
     def _perform(self, effect: Effect) -> None:
-        if isinstance(effect, Ask | Prove | Sign | Later | Probe | Inquire):
+        if isinstance(effect, Ask | Prove | Sign | Later | Probe | Inquire | Hear):
             self._ask(effect)
             return
         match effect:
@@ -325,8 +327,11 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
 
     # -- asking ------
 
-    def _ask(self, effect: Ask | Prove | Sign | Later | Probe | Inquire) -> None:
+    def _ask(self, effect: Ask | Prove | Sign | Later | Probe | Inquire | Hear) -> None:
         match effect:
+            case Hear(number=number, domain=domain):
+                hearing = self._gate.borders.directory(domain)
+                hearing.addCallback(lambda state: self._found(number, state))
             case Probe(number=number, domain=domain):
                 probing = self._gate.borders.probe(domain)
                 probing.addCallback(lambda found: self._found(number, found))
@@ -349,7 +354,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
                     lambda text: self.run(lambda: self.stream.signed(number, text))
                 )
 
-    def _found(self, number: int, found: Outcome | Finding) -> None:
+    def _found(self, number: int, found: Outcome | Finding | DirectoryState) -> None:
         # Not at once: what is known already would come before the effects that
         # stand behind the question.
         if number:

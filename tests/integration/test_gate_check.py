@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 
+from proxy.app import clientchecks, gatecheck
 from proxy.app.addresses import Address
 from proxy.app.checking import Asked
 from proxy.app.gatecheck import look
@@ -100,6 +103,10 @@ def bad(found: list[Finding]) -> dict[str, str]:
     return {one.check: one.text for one in found if one.ok is False}
 
 
+def words(found: list[Finding], check: str) -> list[tuple[bool | None, str]]:
+    return [(one.ok, one.text) for one in found if one.check == check]
+
+
 def test_all_is_well_behind_a_gate_with_the_printed_lines(
     federation: Federation, gate: Gate
 ) -> None:
@@ -117,12 +124,16 @@ def test_all_is_well_behind_a_gate_with_the_printed_lines(
         *("tls", "old-tls", "policy", "proof", "server-key", "no-key", "around"),
         *("s2s-tls", "s2s-no-tls", "s2s-no-certificate", "s2s-wrong-certificate"),
         *("s2s-right-certificate", "s2s-other-name", "s2s-directory"),
+        *("directory", "tokens"),
     }
-    # What takes an account or a server of one's own is not claimed.
-    assert {row["check"] for row in rows if row["ok"] is None} == {
-        "directory",
-        "tokens",
-    }
+    assert [row for row in rows if row["ok"] is None] == []
+    # product.md's words
+    texts = {row["check"]: row["text"] for row in rows}
+    assert texts["directory"] == "directory answering"
+    week = datetime.now(UTC) + timedelta(days=7)
+    assert f"tokens of today valid until {week:%Y-%m-%d}" in texts["tokens"]
+    year = datetime.now(UTC) + timedelta(days=366)
+    assert f"valid until {year:%Y-%m-%d}" in texts["server-key"]
     roads = " ".join(row["text"] for row in rows if row["check"] == "no-key")
     for road in ("PLAIN", "SCRAM-SHA-1", "ANONYMOUS", "registration", "XEP-0078"):
         assert road in roads
@@ -159,6 +170,7 @@ async def test_all_is_well_before_ejabberd_with_the_printed_lines(
     finally:
         gate.kill()
     assert not bad(found)
+    assert words(found, "directory") == [(True, "directory answering")]
     assert any("SCRAM-SHA-1" in one.text for one in found if one.check == "no-key")
 
 
@@ -335,3 +347,78 @@ async def test_optional_is_no_lock(federation: Federation) -> None:
         gate.kill()
     assert set(bad(found)) == {"policy"}
     assert [one.ok for one in found if one.check == "no-key"] == [None]
+
+
+# -- directory, tokens, the domain's key (14.15) ------
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_directory_that_is_away_is_found(
+    federation: Federation, gate: Gate
+) -> None:
+    """Another secret than the server's: the component never gets in."""
+    server = federation.servers[A]
+    asking = asked(federation, server=local(gate.port), s2s=local(server.s2s_port))
+    assert words(await looked(asking), "directory") == [(True, "directory answering")]
+    (gate.folder / "component-secret").write_text("another")
+    gate.restart()
+    found = await looked(asking)
+    assert "passes nothing on" in bad(found)["directory"]
+    assert words(found, "tokens")[0][0] is True
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_gate_that_cannot_look_up_is_found(
+    federation: Federation, gate: Gate
+) -> None:
+    """Its table is taken away: the gate proves itself, and can vouch for nobody."""
+    with closing(sqlite3.connect(gate.state / "gate.sqlite3")) as registry:
+        registry.execute("ALTER TABLE account RENAME TO elsewhere")
+    s2s = local(federation.servers[A].s2s_port)
+    found = await looked(asked(federation, server=local(gate.port), s2s=s2s))
+    assert set(bad(found)) == {"tokens"}
+    assert "does not look up or does not sign" in bad(found)["tokens"]
+
+
+@pytest_twisted.ensureDeferred
+async def test_dir_09_a_key_that_is_not_the_one_that_was_named(
+    federation: Federation, gate: Gate
+) -> None:
+    s2s = local(federation.servers[A].s2s_port)
+    at = {"server": local(gate.port), "s2s": s2s}
+    said = words(await looked(asked(federation, **at)), "server-key")[0][1]
+    key = bytes.fromhex(said.partition(",")[0])
+    assert not bad(await looked(asked(federation, **at, server_key=key)))
+    wrong = bad(await looked(asked(federation, **at, server_key=bytes(32))))
+    assert set(wrong) == {"server-key"}
+    assert key.hex() in wrong["server-key"]
+
+
+@pytest.mark.parametrize(
+    ("days", "row"),
+    [
+        (150, "valid until"),
+        (300, "and the gate does not renew it"),
+        (400, "which is over: every proxy refuses it"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_dir_10_a_key_that_nobody_renews_is_seen_before_it_is_over(
+    federation: Federation,
+    gate: Gate,
+    monkeypatch: pytest.MonkeyPatch,
+    days: int,
+    row: str,
+) -> None:
+    """Seen from that many days later: the gate's document is of today then."""
+    later = days * 24 * 3600 * 1000
+    real = clientchecks._now()
+    for module in (clientchecks, gatecheck):
+        monkeypatch.setattr(module, "_now", lambda: real + later)
+    s2s = local(federation.servers[A].s2s_port)
+    found = await looked(asked(federation, server=local(gate.port), s2s=s2s))
+    [(ok, text)] = words(found, "server-key")
+    assert ok is (days == 150)
+    assert row in text
+    # its clock is that far off, and what it signs is out of time
+    assert {"clock", "tokens"} <= set(bad(found))

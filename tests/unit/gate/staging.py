@@ -13,6 +13,7 @@ from proxy.core.streams import SASL, TLS, header
 from proxy.gate import effects
 from proxy.gate.admission import answer
 from proxy.gate.between import Domains, Outcome
+from proxy.gate.disclosure import DirectoryState
 from proxy.gate.enforce import Enforcement, Terms
 from proxy.gate.inquiry import Finding
 from proxy.gate.line import World
@@ -53,7 +54,8 @@ class Stage:
     """One stream; what it sends is in `to_client` and `to_server`, in order.
 
     `away` makes the registry unavailable, `held` keeps its answers back until
-    `release()`. `sought` holds probes and inquiries until `find()`. `notes`, `revoked` and `reached` hold what else it asked for.
+    `release()`. `directory` is what is known of the directory, without `signs` the signing
+    process is away. `sought` holds probes and inquiries until `find()`. `notes`, `revoked` and `reached` hold what else it asked for.
     """
 
     person: Person | None = field(default_factory=Person)
@@ -70,6 +72,8 @@ class Stage:
         default_factory=lambda: Enforcement("pass", "pass")
     )
     others: Domains | None = None
+    directory: DirectoryState = "answering"
+    signs: bool = True
 
     def __post_init__(self) -> None:
         if self.world is None:
@@ -89,6 +93,7 @@ class Stage:
         self.asked: list[Question] = []
         self.delays: list[int] = []
         self.sought: list[effects.Probe | effects.Inquire] = []
+        self.signatures = 0
         self.closed = False
         self.tls = ""
         self.nonce = b""
@@ -185,8 +190,12 @@ class Stage:
             case effects.Prove(number=number, domain=domain, statement=statement):
                 proof = _KEY.sign_ed25519(statement)
                 self.stream.proved(number, proof, server_document(domain))
+            case effects.Hear(number=number):
+                self.stream.found(number, self.directory)
             case effects.Sign(number=number, typ=typ, claims=claims):
-                self.stream.signed(number, make_doc(claims, typ, _KEY))
+                signed = make_doc(claims, typ, _KEY) if self.signs else None
+                self.signatures += signed is not None
+                self.stream.signed(number, signed)
 
     def answer(self, question: Question) -> Answer:
         if self.away:

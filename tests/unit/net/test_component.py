@@ -65,6 +65,7 @@ class Stage:
             b"secret",
             ask=self.ask,
             sign=self.asking.signer.sign,
+            clock=lambda: int(self.reactor.seconds() * 1000),
         )
 
     def ask(self, question: object) -> Deferred[Answer]:
@@ -241,3 +242,54 @@ def test_it_stops(stage: Stage, when: str) -> None:
     assert not stage.reactor.getDelayedCalls()
     stage.reactor.advance(100)
     assert len(stage.dials) == 1
+
+
+def heard(stage: Stage) -> list[str]:
+    told: list[str] = []
+    stage.component.heard().addCallback(told.append)
+    return told
+
+
+def test_a_directory_that_the_server_passes_things_to_is_heard(stage: Stage) -> None:
+    """A ping to itself, which comes back in two steps (14.15)."""
+    assert heard(stage) == ["away"]
+    protocol, line = stage.ready()
+    told = heard(stage)
+    ping = line.value()
+    assert f"to='{ADDRESS}'".encode() in ping or f'to="{ADDRESS}"'.encode() in ping
+    line.clear()
+    protocol.dataReceived(ping)
+    assert told == []
+    protocol.dataReceived(line.value())
+    assert told == ["answering"]
+
+
+def test_a_server_that_passes_nothing_on_has_no_directory(stage: Stage) -> None:
+    stage.ready()
+    told = heard(stage)
+    stage.reactor.advance(module.HEARD_SECONDS - 0.1)
+    assert told == []
+    stage.reactor.advance(0.1)
+    assert told == ["away"]
+    # and nothing of it is left behind
+    stage.reactor.advance(20)
+    assert not stage.component.inquiries.pending
+
+
+def test_a_line_that_is_cut_is_an_answer_at_once(stage: Stage) -> None:
+    protocol, _ = stage.ready()
+    told = heard(stage)
+    stage.cut(protocol)
+    assert told == ["away"]
+
+
+def test_an_error_of_the_server_is_no_answer(stage: Stage) -> None:
+    protocol, line = stage.ready()
+    told = heard(stage)
+    id_ = line.value().split(b"id=")[1][1:].split(b"'")[0].split(b'"')[0].decode()
+    protocol.dataReceived(
+        f"<iq type='error' id='{id_}' from='{ADDRESS}' to='{ADDRESS}'>"
+        "<error type='cancel'><service-unavailable "
+        "xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>".encode()
+    )
+    assert told == ["away"]
