@@ -18,6 +18,7 @@ from ..errors import ConfigFault, Fault
 from ..gate.outside import Finding
 from ..net.connector import Connector
 from ..net.dns import Resolver
+from ..net.s2sprobe import probe
 from ..net.tls import client_context, speaks_for
 from ..net.visit import Visit
 from ..suites.fields import b64
@@ -99,18 +100,13 @@ class ServerChecks:
     # -- its certificate ------
 
     async def _certificate(self, place: Place, directory: str | None) -> list[Finding]:
-        visit, domain = self._visit(), self._asked.domain
+        domain = self._asked.domain
         try:
-            await visit.connect(self._connector(place), domain)
-            if not place.direct:
-                await visit.open(domain, STRANGER)
-                await visit.start_tls()
-            certificate = visit.certificate()
+            attempt = self._connector(place).attempt(domain)
+            certificate = await probe(self._reactor, attempt, STRANGER, domain)
         except Fault as fault:
             hint = fault.hint or "other servers cannot reach this domain"
             return [Finding("s2s-tls", place.name, False, fault.text, hint)]
-        finally:
-            visit.close()
         until = day(certificate.not_valid_after_utc.timestamp())
         found = [
             Finding("s2s-tls", place.name, True, f"certificate valid until {until}")

@@ -114,10 +114,11 @@ class Connector:
             everything that was tried.  ``CertificateFault`` if a certificate
             was the reason at least once.
         """
-        attempt = _Attempt(self, self._reactor, domain)
-        connecting = Deferred.fromCoroutine(attempt.run(owner))
-        connecting.addTimeout(3 * self._timeout, self._reactor, attempt.timed_out)
-        return connecting
+        return self.attempt(domain).next(owner)
+
+    def attempt(self, domain: str) -> Attempt:
+        """To go through the domain's servers one after the other."""
+        return Attempt(self, self._reactor, domain, 3 * self._timeout)
 
     # -- what an attempt asks
 
@@ -168,33 +169,57 @@ class Connector:
         )
 
 
-class _Attempt:
-    """One ``connect``: the time it has for DNS, and what failed so far."""
+class Attempt:
+    """The servers of one domain: each call of ``next`` reaches another one.
 
-    def __init__(self, connector: Connector, reactor: Any, domain: str) -> None:
+    :param seconds: for one call.
+    """
+
+    def __init__(
+        self, connector: Connector, reactor: Any, domain: str, seconds: float
+    ) -> None:
         self._connector = connector
         self._reactor = reactor
         self._domain = domain
+        self._seconds = seconds
         self._dns_left = _DNS_SECONDS
         self._failed: list[EnvFault] = []
+        self._left: list[Candidate] | None = None
+        self._reached: set[tuple[str, int]] = set()
 
-    async def run(self, owner: LinkOwner) -> Link:
+    def next(self, owner: LinkOwner) -> Deferred[Link]:
+        """As :meth:`Connector.connect`; what was reached before is left out."""
+        connecting = Deferred.fromCoroutine(self._run(owner))
+        connecting.addTimeout(self._seconds, self._reactor, self._timed_out)
+        return connecting
+
+    async def _run(self, owner: LinkOwner) -> Link:
         name = a_label(self._domain)
-        for candidate in await self._ask(
-            lambda within: self._connector.candidates(name, within)
-        ):
+        if self._left is None:
+            found = await self._ask(
+                lambda within: self._connector.candidates(name, within)
+            )
+            self._left = list(found)
+        while self._left:
+            candidate = self._left[0]
             try:
                 link = await self._reach(name, candidate)
             except EnvFault as fault:
                 self._failed.append(fault)
             else:
-                return self._hand_over(link, owner)
+                if link is not None:
+                    return self._hand_over(link, owner)
+            del self._left[0]
         raise self._nothing()
 
-    async def _reach(self, name: str, candidate: Candidate) -> Link:
-        addresses = await self._ask(
+    async def _reach(self, name: str, candidate: Candidate) -> Link | None:
+        """One of its addresses; None if all were reached before."""
+        known = await self._ask(
             lambda within: self._connector.addresses(name, candidate.host, within)
         )
+        addresses = [one for one in known if (one, candidate.port) not in self._reached]
+        if known and not addresses:
+            return None
 
         def unreachable(errors: list[BaseException]) -> EnvFault:
             words = dict.fromkeys(_in_words(each) for each in errors)
@@ -212,6 +237,8 @@ class _Attempt:
             link: Link = await race.won
         finally:
             race.over()
+        there = link.transport.getPeer()
+        self._reached.add((there.host, there.port))
         await link.ready()
         return link
 
@@ -231,13 +258,15 @@ class _Attempt:
             raise
         return link
 
-    def timed_out(self, result: Any, seconds: float) -> Any:
+    def _timed_out(self, result: Any, seconds: float) -> Any:
         if not result.check(CancelledError):
             return result
         self._failed.append(EnvFault(f"it took longer than {seconds:g} s"))
         raise self._nothing()
 
     def _nothing(self) -> EnvFault:
+        if not self._failed:
+            return EnvFault(f"{self._domain} has no other server")
         texts = list(dict.fromkeys(fault.text for fault in self._failed))
         if len(texts) > _NAMED:
             texts[_NAMED:] = [f"{len(texts) - _NAMED} more failed too"]

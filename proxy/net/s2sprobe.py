@@ -2,14 +2,19 @@
 
 Found out by connecting as a server does: DNS, STARTTLS or direct TLS, and the
 checks of ``net.tls`` in the handshake (RFC 6120, 13.7.2).  No stanza is sent.
-Whoever asks for one domain waits for one probe.
+A domain has a key if one of its servers has: who connects takes that one.
+Whoever asks for one domain waits for one probe.  ``tillie gate check`` looks at each
+server with the same :func:`probe`.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Final
 
+from cryptography import x509
 from twisted.internet.defer import (
+    CancelledError,
     Deferred,
     DeferredSemaphore,
     TimeoutError,
@@ -18,15 +23,18 @@ from twisted.internet.defer import (
 from twisted.logger import Logger
 
 from ..core.vocabulary import Ended, Send, StartTls, TlsFacts
-from ..errors import Fault
+from ..errors import EnvFault, Fault
 from ..gate.between import HOLD_MS, Domains, Outcome
 from ..gate.probeleg import ProbeLeg, ProbeOutput
-from .connector import Connector, Link
+from .connector import Attempt, Connector, Link
 from .tls import CertificateFault
 
 AT_ONCE: Final = 32
 MOST_WAITING: Final = 1_000
 _SECONDS: Final = HOLD_MS / 1000
+EACH_SECONDS: Final = 4.0
+"""For what one server says before and in TLS."""
+MOST_TRIES: Final = 6
 _log = Logger()
 
 
@@ -73,44 +81,103 @@ class Prober:
             waiting.callback(outcome)
 
     def _probe(self, domain: str) -> Deferred[Outcome]:
-        return _Probe(self._connector, self._own, domain).run()
+        return Deferred.fromCoroutine(self._each(domain))
+
+    async def _each(self, domain: str) -> Outcome:
+        """One of its servers after the other, until one has a key."""
+        attempt = self._connector.attempt(domain)
+        failed: list[Unkeyed] = []
+        with suppress(CancelledError):  # the time is over: what was found counts
+            while len(failed) < MOST_TRIES:
+                try:
+                    await probe(self._reactor, attempt, self._own, domain)
+                except Unkeyed as fault:
+                    failed.append(fault)
+                except CertificateFault as fault:
+                    failed.append(Unkeyed(fault.text))
+                    break
+                except EnvFault as fault:
+                    if not failed:
+                        return Outcome(False, fault.text, reached=False)
+                    break
+                else:
+                    return Outcome(keyed=True)
+        if not failed:
+            return Outcome(False, f"no answer in {_SECONDS:g} s", reached=False)
+        text = "; ".join(dict.fromkeys(one.text for one in failed))
+        return Outcome(False, text, any(one.reached for one in failed))
 
 
 def _failed(failure: Any) -> Outcome:
     fault = failure.value
-    if isinstance(fault, CertificateFault):
-        return Outcome(False, fault.text)
     if isinstance(fault, Fault):
         return Outcome(False, fault.text, reached=False)
-    if not isinstance(fault, TimeoutError):
+    if not isinstance(fault, TimeoutError | CancelledError):
         _log.failure("a probe failed", failure)
     return Outcome(False, f"no answer in {_SECONDS:g} s", reached=False)
+
+
+class Unkeyed(EnvFault):
+    """A server was reached, and shows no valid certificate.
+
+    :ivar reached: whether it said anything.
+    """
+
+    def __init__(self, text: str, *, hint: str = "", reached: bool = True) -> None:
+        super().__init__(text, hint=hint)
+        self.reached = reached
+
+
+def probe(
+    reactor: Any, attempt: Attempt, own: str, domain: str
+) -> Deferred[x509.Certificate]:
+    """The certificate that the next server of *domain* shows, verified.
+
+    :param attempt: of a connector made for the role of a server.
+    :param own: the domain in whose name is asked.
+    :raises Unkeyed: (as errback) it shows none, or no good one.
+    :raises EnvFault: (as errback) no further server could be reached;
+        ``CertificateFault`` if a bad certificate was the reason.
+    """
+    return _Probe(reactor, own, domain).run(attempt)
 
 
 class _Probe:
     """One probe: the owner of its link."""
 
-    def __init__(self, connector: Connector, own: str, domain: str) -> None:
-        self._connector = connector
-        self._domain = domain
+    def __init__(self, reactor: Any, own: str, domain: str) -> None:
+        self._reactor = reactor
         self._leg = ProbeLeg(own, domain)
         self._link: Link | None = None
-        self._done: Deferred[Outcome] = Deferred(lambda _: self._drop())
+        self._done: Deferred[x509.Certificate] = Deferred(self._cancel)
         self._dialling: Deferred[Link] | None = None
+        self._late: Any = None
 
-    def run(self) -> Deferred[Outcome]:
-        self._dialling = self._connector.connect(self._domain, self)
+    def run(self, attempt: Attempt) -> Deferred[x509.Certificate]:
+        self._done.addBoth(self._over)
+        self._dialling = attempt.next(self)
         self._dialling.addErrback(self._unreached)
         return self._done
+
+    def _cancel(self, done: Deferred[x509.Certificate]) -> None:
+        # first, or the end of the link would be what the server did
+        done.errback(CancelledError())
+        self._drop()
 
     def _unreached(self, failure: Any) -> None:
         if not self._done.called:
             self._done.errback(failure)
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _settle(self, outcome: x509.Certificate | Unkeyed) -> None:
         if not self._done.called:
-            self._done.callback(outcome)
+            end = self._done.errback if isinstance(outcome, Unkeyed) else None
+            (end or self._done.callback)(outcome)
         self._drop()
+
+    def _over(self, result: Any) -> Any:
+        if self._late is not None and self._late.active():
+            self._late.cancel()
+        return result
 
     def _drop(self) -> None:
         if self._link is not None:
@@ -118,24 +185,37 @@ class _Probe:
         elif self._dialling is not None and not self._dialling.called:
             self._dialling.cancel()
 
+    def _too_late(self) -> None:
+        text = f"no answer in {EACH_SECONDS:g} s"
+        self._settle(Unkeyed(text, reached=False))
+
+    def _shown(self) -> None:
+        """The handshake is done, and ``net.tls`` found the certificate good."""
+        assert self._link is not None
+        shown = self._link.transport.getPeerCertificate()
+        self._settle(shown.to_cryptography())
+
     # -- told by the link ---------------------------------------------------
 
     def link_up(self, link: Link) -> None:
         self._link = link
         if link.direct:
-            self._settle(Outcome(keyed=True))
+            self._shown()
         else:
+            self._late = self._reactor.callLater(EACH_SECONDS, self._too_late)
             self._perform(self._leg.connected())
 
     def link_secure(self, facts: TlsFacts) -> None:
-        self._settle(Outcome(keyed=True))
+        self._shown()
 
     def link_data(self, data: bytes) -> None:
         self._perform(self._leg.data(data))
 
     def link_lost(self, fault: Fault | None) -> None:
-        text = fault.text if fault is not None else "closed the connection"
-        self._settle(Outcome(False, text))
+        if fault is not None:
+            self._settle(Unkeyed(fault.text, hint=fault.hint))
+        else:
+            self._settle(Unkeyed("closed the connection"))
 
     def link_pause(self) -> None:
         """Nothing is sent that could have to wait."""
@@ -153,4 +233,4 @@ class _Probe:
                     if self._link is not None:
                         self._link.start_tls()
                 case Ended(fault=fault):
-                    self._settle(Outcome(False, fault.text if fault else ""))
+                    self._settle(Unkeyed(fault.text if fault else ""))

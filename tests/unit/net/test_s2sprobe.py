@@ -286,3 +286,62 @@ async def test_records_of_servers_are_asked_for(root: Authority, anchors: Path) 
         assert await prober.ask(NAME) == Outcome(keyed=True)
         asked = {name for name, _ in zone.asked}
         assert asked == {f"_xmpp-server._tcp.{NAME}", f"_xmpps-server._tcp.{NAME}"}
+
+
+@pytest_twisted.ensureDeferred
+async def test_another_server_of_the_domain_has_the_key(
+    root: Authority, anchors: Path
+) -> None:
+    """Who connects takes whichever of them is good: RFC 6120, 3.2.1."""
+    with serving() as bad, serving() as mute, serving() as good:
+        bad.on_data = speaks(root.issue("other.example"))
+        mute.on_data = speaks(None, features=b"<stream:features/>")
+        good.on_data = speaks(root.issue(NAME))
+        there = [starttls(one) for one in (bad, mute, good)]
+        stage = Stage(anchors, *there)
+        assert await stage.prober.ask(NAME) == Outcome(keyed=True)
+        # each once, in the order of DNS, which was asked once
+        assert [len(one.peers) for one in (bad, mute, good)] == [1, 1, 1]
+        assert stage.places.asked == [(NAME, "server")]
+
+
+@pytest_twisted.ensureDeferred
+async def test_tls_06_none_of_its_servers_has_a_key(
+    root: Authority, anchors: Path
+) -> None:
+    with serving() as one, serving() as two:
+        one.on_data = speaks(root.issue("other.example"))
+        two.on_data = speaks(None, features=b"<stream:features/>")
+        gone = Candidate("localhost", closed_port(), direct=False)
+        stage = Stage(anchors, starttls(one), gone, starttls(two))
+        outcome = await stage.prober.ask(NAME)
+        assert (outcome.keyed, outcome.reached) == (False, True)
+        assert "another name" in outcome.text
+        assert "no TLS" in outcome.text
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_silent_server_does_not_hide_the_next(
+    root: Authority, anchors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s2sprobe, "EACH_SECONDS", 0.2)
+    with serving() as silent, serving() as good:
+        good.on_data = speaks(root.issue(NAME))
+        stage = Stage(anchors, starttls(silent), starttls(good))
+        assert await stage.prober.ask(NAME) == Outcome(keyed=True)
+        await silent.deserted()
+
+
+@pytest_twisted.ensureDeferred
+async def test_res_11_a_domain_of_many_bad_servers_is_over_in_time(
+    root: Authority, anchors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first said is told, though the others never answered."""
+    monkeypatch.setattr(s2sprobe, "_SECONDS", 1.0)
+    with serving() as bad, serving() as silent:
+        bad.on_data = speaks(root.issue("other.example"))
+        stage = Stage(anchors, starttls(bad), starttls(silent))
+        outcome = await stage.prober.ask(NAME)
+        assert (outcome.keyed, outcome.reached) == (False, True)
+        assert "another name" in outcome.text
+        await silent.deserted()
