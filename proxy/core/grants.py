@@ -134,7 +134,7 @@ def _mine(account: Account, grants: Element | None) -> list[Element]:
     return [
         grant
         for grant in (grants if grants is not None else ())
-        if grant.get("to") == account.jid and _is_mine(account, grant)
+        if grant.get("to") == account.jid and _device_of(account, grant) is not None
     ][:MOST_TO_ONE]
 
 
@@ -143,24 +143,22 @@ def _newer(grants: Element, seq: int) -> bool:
     return named.isascii() and named.isdigit() and len(named) < 12 and int(named) > seq
 
 
-def _is_mine(account: Account, grant: Element) -> bool:
+def _device_of(account: Account, grant: Element) -> bytes | None:
+    """The key of this device, the present or a former one, that was granted to."""
     try:
-        return unb64(grant.get("device", "")) == account.identity.device.public
+        device = unb64(grant.get("device", ""))
     except PeerFault:
-        return False
+        return None
+    return device if device in account.identity.devices else None
 
 
 def _take_one(account: Account, grant: Element, granter: str, public: bytes) -> bool:
     number = grant.get("prekey", "")
     if not (number.isascii() and number.isdigit() and len(number) < 11):
         return False
-    parties = lanes.Parties(
-        granter,
-        public,
-        account.jid,
-        account.identity.device.public,
-        int(number),
-    )
+    device = _device_of(account, grant)
+    assert device is not None
+    parties = lanes.Parties(granter, public, account.jid, device, int(number))
     try:
         return account.ratchets.take_grant(
             unb64(grant.text or ""), parties, account.clock()

@@ -19,7 +19,7 @@ from ..wire.jid import Jid
 from .account import Account, Settings
 from .identity import Standing
 from .keyrequests import KeyRequests
-from .linking import Linking
+from .linking import Linking, read_code
 from .phase import Phase
 from .rotation import Rotations
 from .servers import Servers
@@ -319,15 +319,28 @@ class House:
             if one.account is account and one.phase in (Phase.LIVE, Phase.LINKING)
         ]
         if not streams:
-            raise Fault(
-                f"{account.jid} is not connected",
-                hint="log in with your client first, and keep it running",
-            )
+            raise self._unconnected(account, linking, str(code))
 
         def done(fault: Fault | None) -> None:
             reply(fault if fault is not None else {"joined": True})
 
         streams[0].join(linking.join(str(code), done))
+
+    def _unconnected(self, account: Account, linking: Linking, code: str) -> Fault:
+        """Why nobody can be asked for a place among the account's devices.
+
+        A gate lets a removed device not even log in: it needs its new key first.
+        """
+        read_code(code)
+        identity = account.identity
+        known = identity.has_manifest and not identity.owner
+        if known and (account.token.gated or identity.removed):
+            linking.start_over()
+        if not account.token.gated or identity.owner:
+            hint = "log in with your client first, and keep it running"
+        else:
+            hint = "log in with your client, and say tillie link CODE once more"
+        return Fault(f"{account.jid} is not connected", hint=hint)
 
 
 def _bare(value: object) -> str:

@@ -22,6 +22,7 @@ from ..keys.manifest import (
 from ..keys.prekeys import Prekey, PrekeyPrivate, sign_prekey
 from ..keys.store import Store
 
+_FORMER = "device-before/"
 PREKEY_LIFE = 48 * 3600 * 1000
 PREKEY_KEPT = 30 * 24 * 3600 * 1000
 
@@ -49,6 +50,8 @@ class Identity:
         self._prekeys: dict[int, PrekeyPrivate] = {}
         seed = self._get("device")
         self._device = DevicePrivate.from_bytes(seed) if seed else None
+        former = self._store.scan("own", self.account, _FORMER)
+        self._former = {bytes.fromhex(key.removeprefix(_FORMER)) for key, _ in former}
         seeds = self._get("root")
         self._root = RootPrivate.from_bytes(seeds) if seeds else None
         document = self._get("manifest")
@@ -125,6 +128,19 @@ class Identity:
         if self._device is None:
             self._fresh = device
 
+    @property
+    def removed(self) -> bool:
+        """Whether the account's other device took this one off the manifest."""
+        if self._manifest is None or self._device is None:
+            return False
+        listed = self._manifest.device(self._device.public)
+        return listed is not None and listed.removed is not None
+
+    @property
+    def devices(self) -> set[bytes]:
+        """Public keys of this device, the present one and those it had before."""
+        return self._former | {self.device.public}
+
     # -- making and changing ------
 
     def ensure_device(self, now: int) -> None:
@@ -133,6 +149,26 @@ class Identity:
             self._device = self.device_to_show()
             self._put("device", self._device.to_bytes())
             self._new_prekey(1, now)
+
+    def renew_device(self, now: int) -> None:
+        """A new device key, to be linked as a newcomer's: the present one was removed.
+
+        What was sealed to the old one stays readable: it is kept by its public key,
+        and prekeys are numbered on.  Which keys the account has, the next link code
+        says.
+
+        :raises LocalFault: the root's private key is here.
+        """
+        if self._root is not None:
+            raise LocalFault("the account's root key is on this device")
+        self._put(f"{_FORMER}{self.device.public.hex()}", now.to_bytes(8, "big"))
+        self._former.add(self.device.public)
+        self._device = self._fresh = DevicePrivate.generate()
+        self._put("device", self._device.to_bytes())
+        self._new_prekey(self.prekey_number + 1, now)
+        self._manifest = None
+        self._store.delete("own", self.account, "manifest")
+        self.set_standing(Standing.LINKING)
 
     def create(self, label: str, now: int, *, sure: bool = True) -> Manifest:
         """The account's root and first manifest; once.

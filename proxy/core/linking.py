@@ -145,6 +145,17 @@ class Linking:
 
     # -- the new device ------
 
+    def start_over(self) -> None:
+        """This device was removed, and its key never returns (3.5): make another."""
+        account = self._account
+        account.identity.renew_device(account.clock())
+        account.ratchets.rotate_all()
+        account.notice(
+            account.jid,
+            "this device has a new key now, to be linked to the account; what it could "
+            "read before, it still can",
+        )
+
     def join(
         self, text: str, done: Done
     ) -> Callable[[Outcome, list[str]], list[Cleared]]:
@@ -160,6 +171,8 @@ class Linking:
         if account.identity.ready:
             raise TrustFault(f"this device is linked to {account.jid} already")
         code = read_code(text)
+        if account.identity.removed:
+            self.start_over()
         account.identity.ensure_device(account.clock())
         self._joining = _Joining(code, account.clock() + WAIT, done)
 

@@ -158,6 +158,12 @@ class Recovery:
             ledger.closed(store, account, cut)
         self._cuts = []
 
+    def release(self) -> None:
+        """The login failed: what is cut is the next one's to empty, whose client may
+        come while this one still thinks about its password."""
+        self._cuts, self._emptying = [], None
+        self._is_empty = False
+
     def given_up(self) -> None:
         """The server hung up over an old session: it is given up, and the login
         goes on without it; its messages are sent again as they were."""

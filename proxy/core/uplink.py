@@ -432,6 +432,7 @@ class Uplink:
             case Phase.REACHING | Phase.RECOVERING:
                 self.session.do(ServerClose(abort=True))
                 self._questions.drop()
+                self.recovery.release()
                 self.session.login_failed(fault or _closed())
             case Phase.LIVE | Phase.CUT | Phase.DRAINING:
                 self.reconnection.cut(fault)

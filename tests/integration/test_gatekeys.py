@@ -110,6 +110,24 @@ def test_i5_a_second_device_joins_through_the_gate(
     with pytest.raises((RefusedError, AssertionError)):
         bed.raw(ALICE, second.port, resource="laptop").ping(seconds=5)
     say(bed, alice, BOB, bob)
+    joined_again(bed, ta, second)
+    laptop = bed.raw(ALICE, second.port, resource="laptop")
+    until(lambda: status(second)["state"] == "ready", "the second device", seconds=20)
+    say(bed, bob, ALICE, laptop)
+    say(bed, laptop, BOB, bob)
+    assert device not in [one["id"] for one in second.json("devices") if one["this"]]
+
+
+def joined_again(bed: Bed, first: Tillie, second: Tillie) -> None:
+    """A removed device, whose key the gate refuses, is linked under a new one (7.4)."""
+    code = first.json("link")["code"]
+    refused = second.command("link", code)
+    assert refused.returncode == 1
+    assert "say tillie link CODE once more" in refused.stderr
+    waiting = bed.raw(ALICE, second.port, resource="laptop")
+    until(lambda: status(second)["state"] == "linking", "the state", seconds=20)
+    assert second.json("link", code) == {"joined": True}
+    waiting.close()
 
 
 def test_auth_10_a_gate_with_another_key_gets_no_password(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import cast
 from xml.etree.ElementTree import SubElement
 
 import pytest
@@ -10,7 +11,8 @@ from proxy.core.directory import KEY, record, record_item
 from proxy.core.identity import Standing
 from proxy.core.phase import Phase
 from proxy.core.servers import Shown
-from proxy.errors import TrustFault
+from proxy.core.streams import header
+from proxy.errors import Fault, TrustFault
 from proxy.gate.judging import code_digest
 from proxy.gate.questions import Refused, Stale
 from proxy.keys import servers, tokens
@@ -32,6 +34,8 @@ from tests.support.simulator import (
     sealed,
 )
 from tests.support.world import impostor
+
+from ..gate.staging import plain
 
 A = "a.test"
 
@@ -709,3 +713,58 @@ def test_a_first_key_is_taken_only_with_the_code_that_was_given_out() -> None:
     tillie.command("enrol", jid=ALICE, code=f" {code.lower()} ")
     assert world.login(tillie, ALICE).session.phase is Phase.LIVE
     assert tillie.account(ALICE).token.code == ""
+
+
+# -- a device that was removed, or that its account left behind ----------------------------
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_i08_a_removed_device_joins_again_through_the_gate(online: bool) -> None:
+    """The gate lets its old key not even log in: the new one is made before that."""
+    world, a, _, other = two_devices()
+    device = other.account(ALICE).identity.device
+    if online:
+        client = world.login(other, ALICE, "two")
+        assert client.session.phase is Phase.LIVE
+        client.close()
+    a.command("devices-remove", id=device.id.hex(), account=ALICE)
+    assert world.login(other, ALICE, "two").session.phase is not Phase.LIVE
+    code = cast("dict[str, str]", a.command("link", account=ALICE))["code"]
+    with pytest.raises(Fault) as fault:
+        other.command("link", account=ALICE, code=code)
+    assert "say tillie link CODE once more" in fault.value.hint
+    client = world.login(other, ALICE, "two")
+    assert client.session.phase is Phase.LINKING
+    assert other.command("link", account=ALICE, code=code) == {"joined": True}
+    assert world.login(other, ALICE, "two").session.phase is Phase.LIVE
+    assert other.account(ALICE).identity.device.public != device.public
+    assert device.public in world.domain(A).registry._rows.account[ALICE].removed
+
+
+def test_a_refused_login_does_not_keep_what_was_cut_from_the_next() -> None:
+    """Its client stays connected, as one that asks for another password does."""
+    world, a, _, other = two_devices()
+    world.login(other, ALICE, "two")
+    other.restart()
+    device = other.account(ALICE).identity.device
+    a.command("devices-remove", id=device.id.hex(), account=ALICE)
+    session = other.house.session(tls_available=False, secure=False)
+    refused = other.clients[session] = Client(other, session)
+    refused.send(header(to=A))
+    refused.send(plain("alice", "secret-of-alice"))
+    assert b"not-authorized" in refused.raw
+    assert session.phase is Phase.LOGIN
+    code = cast("dict[str, str]", a.command("link", account=ALICE))["code"]
+    with pytest.raises(Fault):
+        other.command("link", account=ALICE, code=code)
+    assert world.login(other, ALICE, "two").session.phase is Phase.LINKING
+
+
+def test_the_device_with_the_root_never_starts_over_for_a_code() -> None:
+    _, a, alice = entered()
+    alice.close()
+    before = a.account(ALICE).identity.device.public
+    with pytest.raises(Fault):
+        a.command("link", account=ALICE, code="AAAAA-AAAAA-AAAAA-AAAAA-AAAAA-A")
+    assert a.account(ALICE).identity.device.public == before
+    assert a.account(ALICE).identity.owner

@@ -305,3 +305,115 @@ def test_other_root_published_for_the_account_stops_sending() -> None:
     assert [one.get("id") for one in alice.errors] == ["m"]
     assert sealed(alice.upstream.stanzas) == []
     assert render(c.world.pep[KEY]["current"]) == stolen
+
+
+# -- a device that was removed ----------------------------------------------------
+
+
+def page(stanza: Element) -> str:
+    """*stanza* as the own archive gives it back (XEP-0313)."""
+    stanza.set("from", f"{BOB}/one")
+    return (
+        f"<message from='{ALICE}'><result xmlns='urn:xmpp:mam:2' id='1'>"
+        f"<forwarded xmlns='urn:xmpp:forward:0'>{render(stanza)}</forwarded>"
+        "</result></message>"
+    )
+
+
+def removed() -> tuple[Couple, Tillie, Client, list[Element]]:
+    """The second device was removed; what came for it before, sealed."""
+    c = couple()
+    tillie, new = newcomer(c)
+    link(c.a, tillie, ALICE)
+    new.say(BOB, "hello from the second")
+    c.world.wait(20_000)
+    c.bob.say(ALICE, "to both of yours")
+    assert new.bodies[-1] == "to both of yours"
+    came = [one for one in sealed(c.bob.upstream.stanzas) if one.get("to") == ALICE]
+    device = tillie.account(ALICE).identity.device
+    c.a.command("devices-remove", account=ALICE, id=device.id.hex())
+    new.close()
+    return c, tillie, c.world.login(tillie, ALICE, "new"), came
+
+
+def test_i08_a_removed_device_joins_again_under_a_new_key() -> None:
+    c, tillie, new, _ = removed()
+    identity = tillie.account(ALICE).identity
+    gone = identity.device.public
+    assert identity.standing is Standing.LINKING
+    link(c.a, tillie, ALICE)
+    assert identity.standing is Standing.READY
+    assert identity.device.public != gone
+    listed = c.account.identity.manifest.device(gone)
+    assert listed is not None
+    assert listed.removed is not None
+    new.say(BOB, "here again")
+    c.world.wait(20_000)
+    assert c.bob.bodies[-1] == "here again"
+    c.bob.say(ALICE, "welcome")
+    assert new.bodies[-1] == c.alice.bodies[-1] == "welcome"
+
+
+def test_i08_what_a_removed_device_read_it_reads_again() -> None:
+    c, tillie, new, came = removed()
+    link(c.a, tillie, ALICE)
+    tillie.restart()
+    new = c.world.login(tillie, ALICE, "new")
+    c.world.inject(new, page(came[-1]))
+    assert b"to both of yours" in new.raw
+
+
+def test_i08_what_was_granted_to_the_old_key_and_not_read_yet_is_read() -> None:
+    """It lay in the archive when the device was removed: key and prekey are kept."""
+    c = couple()
+    tillie, new = newcomer(c)
+    link(c.a, tillie, ALICE)
+    new.say(BOB, "hello from the second")
+    c.world.wait(20_000)
+    new.close()
+    c.bob.say(ALICE, "while it was away")
+    [came] = [
+        one for one in sealed(c.bob.upstream.stanzas)[-1:] if one.get("to") == ALICE
+    ]
+    device = tillie.account(ALICE).identity.device
+    c.a.command("devices-remove", account=ALICE, id=device.id.hex())
+    c.world.offline.clear()
+    new = c.world.login(tillie, ALICE, "new")
+    link(c.a, tillie, ALICE)
+    c.world.inject(new, page(came))
+    assert b"while it was away" in new.raw
+
+
+def test_i08_a_removed_device_gets_nothing_by_a_new_key_alone() -> None:
+    """Without a code the new key is nobody's."""
+    c, tillie, new, _ = removed()
+    c.a.command("link", account=ALICE)
+    with pytest.raises(Fault):
+        tillie.command("link", account=ALICE, code=linking.show_code(bytes(16)))
+    identity = tillie.account(ALICE).identity
+    assert identity.standing is Standing.LINKING
+    c.bob.say(ALICE, "a secret")
+    assert "a secret" not in new.bodies
+    assert b"a secret" not in new.raw
+    # and one more attempt makes no further key
+    key = identity.device.public
+    link(c.a, tillie, ALICE)
+    assert identity.device.public == key
+
+
+@pytest.mark.parametrize("owner", [True, False])
+def test_who_has_the_root_or_belongs_to_the_account_never_starts_over(
+    owner: bool,
+) -> None:
+    c = couple()
+    tillie, new = newcomer(c)
+    link(c.a, tillie, ALICE)
+    asked, client = (c.a, c.alice) if owner else (tillie, new)
+    key = asked.account(ALICE).identity.device.public
+    with pytest.raises(Fault):
+        asked.command("link", account=ALICE, code=linking.show_code(bytes(16)))
+    client.close()
+    with pytest.raises(Fault):
+        asked.command("link", account=ALICE, code=linking.show_code(bytes(16)))
+    assert asked.account(ALICE).identity.device.public == key
+    assert asked.account(ALICE).identity.ready
