@@ -10,6 +10,7 @@ from ..core.vocabulary import TlsFacts
 from ..errors import Fault
 from ..net.connector import Connector
 from ..net.link import Link
+from .gatedoctor import gate_rows
 
 
 def examine(
@@ -31,11 +32,7 @@ async def _examine(
     args: Mapping[str, object],
 ) -> list[dict[str, object]]:
     rows = [_row("port", True, f"listening on {where}") for where in listeners]
-    answers: list[Any] = []
-    house.command("accounts", args, answers.append)
-    if isinstance(answers[0], Fault):
-        raise answers[0]
-    accounts = answers[0]
+    accounts, gates = _answer(house, "accounts", args), _answer(house, "gates", args)
     if not accounts:
         rows.append(
             _row(
@@ -48,7 +45,16 @@ async def _examine(
     for account in accounts:
         rows += await _server(connector, account)
         rows.append(_keys(account))
+        rows += gate_rows(account, gates[account["jid"]], house.clock())
     return rows
+
+
+def _answer(house: House, command: str, args: Mapping[str, object]) -> Any:
+    answers: list[Any] = []
+    house.command(command, args, answers.append)
+    if isinstance(answers[0], Fault):
+        raise answers[0]
+    return answers[0]
 
 
 async def _server(

@@ -68,7 +68,10 @@ class Settings:
 
 
 class Account:
-    """See the module; *clock* gives milliseconds since 1970."""
+    """See the module; *clock* gives milliseconds since 1970.
+
+    :ivar refused: why the last login failed, empty if it did not.
+    """
 
     def __init__(
         self,
@@ -96,6 +99,7 @@ class Account:
         self.inbox = Inbox(store, jid)
         self.unheard = Unheard(store, jid)
         self.catch_up = CatchUp(self.identity, clock)
+        self.refused = ""
         self.streams: list[Session] = []
         self.in_flight: dict[str, Session] = {}
         self._cut: set[str] | None = None

@@ -12,6 +12,7 @@ from ..errors import EnvFault, PeerFault, TrustFault
 from ..wire.jid import Jid
 from ..wire.stanza import Stanza
 from . import sasl
+from .gatefacts import Login, note_login
 from .ledger import Ledger
 from .phase import Phase
 from .presenting import Presenting
@@ -60,6 +61,9 @@ class Entering:
         if server_key is not None:
             self._note_server_key(server_key)
         self._uplink.note_gate()
+        account.refused = ""
+        proved = self._uplink.gated
+        note_login(self._house.store, account.jid, Login(account.clock(), proved))
         floor = sasl.stronger(self.floor(), done.mechanism)
         if floor != self.floor():
             self._house.store.put("own", account.jid, "mechanism", floor.encode())

@@ -17,6 +17,7 @@ from ..keys.manifest import Device
 from ..keys.store import Store
 from ..wire.jid import Jid
 from .account import Account, Settings
+from .gatefacts import gate_facts
 from .identity import Standing
 from .keyrequests import KeyRequests
 from .linking import Linking, read_code
@@ -146,6 +147,9 @@ class House:
             reply([row for one in self._chosen(wanted) for row in _notices(one)])
         elif name == "accounts":
             reply([self._account_status(one) for one in self._chosen(wanted)])
+        elif name == "gates":
+            found = self._chosen(wanted)
+            reply({one.jid: asdict(gate_facts(one, self.clock())) for one in found})
         elif name.startswith("devices"):
             self._devices(name, args, reply)
         elif name == "link":

@@ -205,6 +205,7 @@ class Session:
         refused = fault.condition in ("not-authorized", "credentials-expired")
         if isinstance(fault, TrustFault):
             self.own.notice(self.own.jid, f"login refused: {fault.text}")
+        self.own.refused = fault.text
         condition = "not-authorized" if refused else "temporary-auth-failure"
         self.house.forget_if_unknown(self.own)
         self._client_outputs(self.client.refuse(condition, text))

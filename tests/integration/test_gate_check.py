@@ -381,7 +381,7 @@ async def test_a_gate_that_cannot_look_up_is_found(
 
 
 @pytest_twisted.ensureDeferred
-async def test_dir_09_a_key_that_is_not_the_one_that_was_named(
+async def test_dir_06_a_key_that_is_not_the_one_that_was_named(
     federation: Federation, gate: Gate
 ) -> None:
     s2s = local(federation.servers[A].s2s_port)
@@ -403,7 +403,7 @@ async def test_dir_09_a_key_that_is_not_the_one_that_was_named(
     ],
 )
 @pytest_twisted.ensureDeferred
-async def test_dir_10_a_key_that_nobody_renews_is_seen_before_it_is_over(
+async def test_a_key_that_nobody_renews_is_seen_before_it_is_over(
     federation: Federation,
     gate: Gate,
     monkeypatch: pytest.MonkeyPatch,

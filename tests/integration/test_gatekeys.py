@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from ..support.bed import Bed
@@ -66,6 +69,42 @@ def test_two_people_behind_gates_are_vouched_for(
     until(lambda: (level(ta), level(tb)) == ("vouched", "vouched"), "the levels")
     assert status(ta)["gate"] is True
     assert str(status(ta)["token_expires"]).endswith("Z")
+
+
+def doctor(tillie: Tillie) -> dict[str, tuple[object, str, str]]:
+    """Each row of `tillie doctor`, whatever its exit code."""
+    done = tillie.command("doctor", "--json")
+    rows = json.loads(done.stdout)
+    assert done.returncode == (0 if all(row["ok"] for row in rows) else 1)
+    return {row["check"]: (row["ok"], row["text"], row["hint"]) for row in rows}
+
+
+def test_the_doctor_tells_of_the_gate(two: tuple[Bed, Gate, Tillie, Tillie]) -> None:
+    bed, gate, ta, _ = two
+    alice = bed.raw(ALICE, ta.port)
+    published(ta)
+    found = doctor(ta)
+    assert [found[one][0] for one in ("gate", "gate-proof", "gate-token")] == [True] * 3
+    [key] = re.findall(r"a\.test is known by key (\w{16})", gate.errors)
+    assert f"its key {key}" in found["gate"][1]
+    assert "proved at a login" in found["gate"][1]
+    assert "the gate proved itself at the last login" in found["gate-proof"][1]
+    assert f"vouches for {ALICE} until" in found["gate-token"][1]
+    alice.close()
+    # somebody else answers in its place
+    gate.kill()
+    other = bed.gate("other")
+    ta.kill()
+    ta.servers = dict.fromkeys(bed.domains, other.port)
+    ta.start()
+    with pytest.raises(RefusedError):
+        bed.raw(ALICE, ta.port)
+    wrong = doctor(ta)
+    assert wrong["gate"][0] is False
+    assert "another key was shown since" in wrong["gate"][1]
+    assert "tillie forget a.test" in wrong["gate"][2]
+    assert wrong["gate-proof"][0] is False
+    assert "the password was not sent" in wrong["gate-proof"][1]
 
 
 def test_rel_01_a_kill_is_resumed_through_the_gate(

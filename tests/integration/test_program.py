@@ -371,7 +371,9 @@ def test_the_shapes_of_json(bed: Bed) -> None:
     doctor = one.json("doctor")
     assert all({"check", "ok", "text", "hint"} == set(each) for each in doctor)
     assert [each["check"] for each in doctor if not each["ok"]] == []
-    assert {"port", "dns", "certificate", "pep"} == {each["check"] for each in doctor}
+    assert {"port", "dns", "certificate", "pep", "gate"} == {
+        each["check"] for each in doctor
+    }
 
     link = one.json("link", "--account", ALICE)
     assert set(link) == {"code", "fingerprint"}

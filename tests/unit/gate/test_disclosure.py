@@ -58,7 +58,7 @@ def test_once_on_a_stream() -> None:
     assert ended(stage.client(STATE), "policy-violation")
 
 
-def test_no_account_is_named_and_none_matters() -> None:
+def test_dir_08_no_account_is_named_and_none_matters() -> None:
     """The same for a device of an account that is here and for one of nobody."""
     person = Person()
     known = Stage(person=person).open()
