@@ -68,7 +68,8 @@ def _complain(text: str, hint: str, code: int) -> int:
 
 
 def _sentence(error: click.ClickException) -> str:
-    text = error.format_message().strip().rstrip(".")
+    # click breaks lists of choices into lines
+    text = " ".join(error.format_message().split()).rstrip(".")
     return text[:1].lower() + text[1:]
 
 

@@ -16,10 +16,12 @@ from .terminal import escaped
 
 # -- tillie gate config -------------------------------------------------------
 
+_EXAMPLE = "example.org"
+
 
 @click.command("config")
 @click.argument("server", type=click.Choice(["prosody", "ejabberd"]))
-@click.option("--domain", multiple=True, required=True, metavar="D", help="Repeatable.")
+@click.option("--domain", multiple=True, metavar="D", help="Repeatable (example.org).")
 @click.option(
     "--c2s-port", type=click.IntRange(1, 65535), help="The server's port for the gate."
 )
@@ -50,6 +52,8 @@ def config(
     """Print the lines that an unmodified SERVER needs behind a gate."""
     from . import serverlines
 
+    if not domain:
+        click.echo(f"hint: these are for {_EXAMPLE}; --domain D names yours", err=True)
     if component_secret_file:
         secret = _secret_in(Path(component_secret_file))
     else:
@@ -60,7 +64,7 @@ def config(
             err=True,
         )
     joint = serverlines.Joint(
-        domains=tuple(map(serverlines.domain_of, domain)),
+        domains=tuple(map(serverlines.domain_of, domain or (_EXAMPLE,))),
         secret=secret,
         address=_ip(address or serverlines.LOOPBACK),
         c2s_port=c2s_port or serverlines.C2S_PORT,

@@ -48,6 +48,22 @@ def test_what_it_was_told_stands_in_the_text(
     assert set(re.findall(r"\d+\.\d+\.\d+\.\d+", settings)) == {"127.0.0.1"}
 
 
+@pytest.mark.parametrize("server", ["prosody", "ejabberd"])
+def test_without_a_domain_the_lines_are_an_example(
+    tillie: Tillie, secret: Path, server: str
+) -> None:
+    said = tillie("gate", "config", server, "--component-secret-file", secret)
+    assert said.code == 0
+    assert said.err == "hint: these are for example.org; --domain D names yours\n"
+    assert '"keys.example.org"' in said.out
+
+
+def test_a_server_that_is_not_named_is_asked_for_in_one_line(tillie: Tillie) -> None:
+    said = tillie("gate", "config")
+    assert said.code == 2
+    assert said.err.splitlines()[0].endswith("Choose from: prosody, ejabberd")
+
+
 def test_the_component_listener_of_prosody_is_left_alone(tillie: Tillie) -> None:
     said = tillie("gate", "config", "prosody", "--domain", "a.example")
     assert "component_ports" not in said.out
