@@ -10,7 +10,7 @@ import pytest
 from proxy.core.streams import SASL
 from tests.unit.gate.staging import Stage, plain
 
-FILTER = Path(__file__).parents[3] / "contrib" / "fail2ban" / "tillie-gate.conf"
+FILTER = Path(__file__).parents[3] / "docs" / "fail2ban" / "tillie-gate.conf"
 HOST = r"(?P<host>[\d.]+|[\da-fA-F:]+)"
 
 
