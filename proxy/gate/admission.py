@@ -94,6 +94,11 @@ def about(question: Question) -> str | None:
     return account
 
 
+def reads(question: Question) -> str | None:
+    """The account whose records are read to answer it, where that is known before."""
+    return None if isinstance(question, Streamed) else about(question)
+
+
 def answer(question: Question | Prepared, registry: Registry, now: int) -> Answer:
     """Answer *question* by what *registry* holds, and write down what follows.
 
@@ -192,7 +197,7 @@ def _object(asked: Prepared, registry: Registry, now: int) -> Answer:
 
 def _streamed(asked: Prepared, registry: Registry, now: int) -> Answer:
     question = _the(Streamed, asked)
-    domain = Jid.parse(question.account).domain
+    _, _, domain = question.account.partition("@")
     registry.put_stream(
         Stream(
             stream_digest(domain, question.previd),

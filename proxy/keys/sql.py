@@ -465,9 +465,11 @@ def _in_order(
 
 
 def _account(row: sa.Row[Any]) -> Account:
-    values = dict(row._mapping)
-    values["active"], values["removed"] = _keys(row.active), _keys(row.removed)
-    return Account(**values)
+    # in the order of the columns, which is the record's
+    jid, root, seq, digest, manifest, active, removed, *times = row
+    return Account(
+        jid, root, seq, digest, manifest, _keys(active), _keys(removed), *times
+    )
 
 
 def _made(kind: Callable[..., T], row: sa.Row[Any]) -> T:

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from ..errors import Fault, StoreFault
-from ..gate.admission import READING, Prepared, about, answer, prepare
+from ..gate.admission import READING, Prepared, about, answer, prepare, reads
 from ..gate.questions import Answer, Question, Unavailable
 from ..keys.registry import Interrupted, Registry
 
@@ -204,7 +204,7 @@ class RegistryWorker:
         writing = not all(isinstance(one.question, READING) for one in asked)
         with registry.transaction(writing=writing):
             registry.expect(
-                {name for one in asked if (name := about(one.question)) is not None}
+                {name for one in asked if (name := reads(one.question)) is not None}
             )
             answers = []
             for one in asked:

@@ -132,6 +132,7 @@ def _profile(name: str) -> Callable[[str], str]:
     return enforce
 
 
+@lru_cache(maxsize=512)
 def _domain(text: str) -> str:
     lowered = _bounded(text).lower()
     name = lowered if lowered.isascii() else _mapped(text)

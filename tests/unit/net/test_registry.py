@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -101,6 +101,25 @@ async def test_what_is_queued_shares_a_commit(start: Start, held: Held) -> None:
     assert await first == No()
     assert await gatherResults(others) == [Yes()] * 100
     assert held.count == 2
+
+
+@ensureDeferred
+async def test_records_are_fetched_for_whom_they_are_read(start: Start) -> None:
+    """Half of what a login asks needs none, and records are the dear part of it."""
+    registry = Expecting()
+    worker = start(lambda: registry)
+    assert await worker.ask(Streamed(JULIET, "id", JULIET)) == Yes()
+    assert await worker.ask(LookUp(ROMEO)) == No()
+    assert registry.expected == [set(), {ROMEO}]
+
+
+class Expecting(MemoryRegistry):
+    def __init__(self) -> None:
+        super().__init__()
+        self.expected: list[set[str]] = []
+
+    def expect(self, accounts: Iterable[str]) -> None:
+        self.expected.append(set(accounts))
 
 
 @ensureDeferred
