@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure Tillie beside what it is compared with, in one run and as ratios.
 
-    scripts/bench [--quick] [--only NAME ...] [--json FILE]
+    scripts/bench [--quick] [--json FILE] [NAME ...]
 
 Everything is on loopback, in private instances on free ports, with bounded loops:
 a Prosody, two slixmpp clients direct, behind two stunnels, behind two Tillies, and
@@ -26,6 +26,7 @@ from benchmarks import (  # noqa: E402
     chat,
     gatelogins,
     gatelookups,
+    gatestreams,
     idle,
     passing,
     starting,
@@ -38,6 +39,7 @@ from benchmarks.table import Table  # noqa: E402
 def _gate(table: Table, quick: bool) -> None:
     gatelogins.gate(table, quick)
     gatelookups.look_ups(table, quick)
+    gatestreams.streams(table, quick)
 
 
 SECTIONS: dict[str, Callable[[Table, bool], None]] = {
@@ -54,13 +56,20 @@ SECTIONS: dict[str, Callable[[Table, bool], None]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(description="measure Tillie beside its peers")
     parser.add_argument("--quick", action="store_true", help="one or two minutes")
-    parser.add_argument("--only", action="append", choices=list(SECTIONS))
+    names = list(SECTIONS)
+    parser.add_argument("--only", action="append", choices=names, metavar="NAME")
+    parser.add_argument(
+        "section", nargs="*", metavar="NAME", help=f"one of {', '.join(names)}"
+    )
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
+    wanted = [*(options.only or ()), *options.section] or names
+    if unknown := set(wanted) - set(names):
+        parser.error(f"no section is called {', '.join(sorted(unknown))}")
     figures: dict[str, Any] = {}
     began = time.monotonic()
     for name, section in SECTIONS.items():
-        if options.only and name not in options.only:
+        if name not in wanted:
             continue
         table = Table(name)
         section(table, options.quick)

@@ -81,6 +81,7 @@ packages() {
             # Debian keeps its programs off the path
             postgresql) compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null ;;
             ejabberd) [ -x /usr/sbin/ejabberdctl ] ;;
+            haproxy) [ -x /usr/sbin/haproxy ] ;;
             *) command -v "$name" >/dev/null || [ -x "/usr/bin/$name" ] ;;
         esac || missing+=("$name")
     done
@@ -90,7 +91,7 @@ packages() {
     local others=()
     for name in "${missing[@]}"; do
         case $name in
-            prosody | ejabberd) install_server "$name" ;;
+            prosody | ejabberd | haproxy) install_server "$name" ;;
             postgresql) install_postgresql ;;
             *) others+=("$name") ;;
         esac

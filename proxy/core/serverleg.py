@@ -168,6 +168,10 @@ class ServerLeg:
         """True once ``Ended`` was given; every call is without effect from then on."""
         return self._awaiting is Awaiting.NOTHING
 
+    def rest(self) -> None:
+        """See :meth:`wire.framing.Framer.rest`."""
+        self._framer.rest()
+
     def data(self, data: bytes) -> Outputs:
         """Bytes came from the server."""
         if self.over:

@@ -117,6 +117,11 @@ class Uplink:
         self._passwords = Passwords(self.session.own.jid, login.domain)
         self.recovery.begin()
 
+    def rest(self) -> None:
+        """See :meth:`core.session.Session.rest`."""
+        if self._leg is not None:
+            self._leg.rest()
+
     def send(
         self, cleared: Cleared, *, kept: bool, clear_to: str = "", made: int = 0
     ) -> None:

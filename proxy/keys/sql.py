@@ -466,7 +466,7 @@ def _in_order(
 
 def _account(row: sa.Row[Any]) -> Account:
     # in the order of the columns, which is the record's
-    jid, root, seq, digest, manifest, active, removed, *times = row
+    jid, root, seq, digest, manifest, active, removed, *times = tuple[Any, ...](row)
     return Account(
         jid, root, seq, digest, manifest, _keys(active), _keys(removed), *times
     )

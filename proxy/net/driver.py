@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from OpenSSL import SSL
 
 TICK = 0.5
+REST_EVERY = 20
+"""Ticks after which a quiet stream counts as quiet."""
 FLUSH = 0.1
 MOST_NAMES = 64
 _log = Logger()
@@ -70,6 +72,7 @@ class Driver:
         self.names: set[str] = set()
         self.on_lost: Callable[[LostFault], None] = lambda fault: None
         self._ticking: Any = None
+        self._ticks = 0
 
     def factory(self, *, secure: bool) -> Factory:
         """For a listener; *secure* where clients begin with TLS."""
@@ -85,6 +88,10 @@ class Driver:
             # one transaction each: a fault in one does not stop the others
             if not session.over:
                 self.run(session, session.tick)
+        self._ticks += 1
+        if self._ticks % REST_EVERY == 0:
+            for session in self.connections:
+                session.rest()
 
     def stop(self) -> Deferred[None]:
         """End every session in good order; fires when all connections are gone."""

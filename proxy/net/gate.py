@@ -33,6 +33,8 @@ from .signer import Signer
 TICK: Final = 0.5
 CHANGES_EVERY: Final = 4
 """Ticks between two looks at what other gates changed."""
+REST_EVERY: Final = 20
+"""Ticks after which a quiet stream counts as quiet."""
 CHANGES_BACK_MS: Final = 60_000
 """Clocks of gates and commits that take their time: looks overlap by that."""
 HYSTERESIS: Final = 0.95
@@ -152,6 +154,9 @@ class Gate:
         self._ticks += 1
         for client in list(self.hurried):
             client.tick()
+        if self._ticks % REST_EVERY == 0:
+            for client in self.clients:
+                client.stream.rest()
         if self._ticks % CHANGES_EVERY == 0 and not self._looking:
             self._looking = True
             since, self._asked = self._looked - CHANGES_BACK_MS, now()

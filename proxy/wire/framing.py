@@ -114,6 +114,7 @@ class Framer:
         self._foreign: Scope | None = None
         self._skimmer: Skimmer | None = None
         self._reason = ""
+        self._fed = True  # since the last call of rest()
         self._start_parser()
         self._parser.StartNamespaceDeclHandler = self._header_declares
 
@@ -126,6 +127,7 @@ class Framer:
             raise LocalFault("bytes were fed to a stream that is broken")
         events: list[Event] = []
         self._events = events
+        self._fed = True
         try:
             self._feed(data)
         except PeerFault as fault:
@@ -135,6 +137,17 @@ class Framer:
         # what was read is the caller's now
         self._events = []
         return events
+
+    def rest(self) -> None:
+        """To be called now and then: a stream that is quiet gives up its parser.
+
+        Where nothing was fed since the last call and no stanza is open, the next
+        bytes are read as behind a renewal, by a parser that knows the header only.
+        """
+        fed, self._fed = self._fed, False
+        if not fed and self._depth == 1 and self.clean and self._take == self._frame:
+            self._forget()
+            self._take = self._wake
 
     def close(self) -> None:
         """Let go of the parser at once; nothing may be fed any more.
@@ -210,6 +223,11 @@ class Framer:
             raise
         self._trim()
         return b""
+
+    def _wake(self, part: bytes) -> bytes:
+        self._resume()
+        self._take = self._frame
+        return part
 
     def _append(self, part: bytes) -> None:
         # It grows in place: a long stanza in small pieces stays linear.

@@ -141,6 +141,7 @@ _DECLARATION = re.compile(rb"<[!?]")
 # Expat rescans an incomplete tag at each feed.  From this size on it gets the
 # rest of the tag in one piece.
 _LONG_TAG = 1024
+_TEXT_BUFFER: Final = 512
 
 
 def tag_end(data: bytes | bytearray, start: int) -> int:
@@ -194,6 +195,9 @@ class Expat:
     ) -> None:
         self.names: dict[str, Any] = {}
         self.parser = parser = strict_parser(self.names, namespaces=namespaces)
+        # Longer text comes unbuffered; the 8 KB that are usual would be most of what
+        # a parser costs.
+        parser.buffer_size = _TEXT_BUFFER
         parser.buffer_text = True
         parser.StartElementHandler = start
         parser.EndElementHandler = end

@@ -10,6 +10,7 @@ import pytest
 
 from proxy.core import inbound, verdicts
 from proxy.rules import marks
+from proxy.wire.framing import Framer
 from proxy.wire.stanza import Stanza
 from tests.support.scripted import render
 from tests.support.simulator import (
@@ -1171,3 +1172,18 @@ def test_seal_in_a_room_is_a_placeholder() -> None:
     c.world.inject(c.alice, message)
     assert watch.bodies == [marks.UNREADABLE_OLD]
     assert watch.sent == []
+
+
+def test_messages_behind_a_quiet_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    c = couple()
+    for client in (c.alice, c.bob):
+        for _ in range(3):
+            client.session.rest()
+    c.alice.say(BOB, "good morning")
+    assert c.bob.bodies[-1] == "good morning"
+    rested: list[Framer] = []
+    monkeypatch.setattr(Framer, "rest", lambda framer: rested.append(framer))
+    c.alice.session.rest()
+    leg = c.alice.session.uplink._leg
+    assert leg is not None
+    assert rested == [c.alice.session.client._framer, leg._framer]

@@ -32,6 +32,15 @@ def test_what_no_rule_changes_passes_byte_for_byte(stanza: str) -> None:
     assert stage.server(stanza) == stanza.encode()
 
 
+@pytest.mark.parametrize("stanza", PASSING)
+def test_behind_a_quiet_time_too(stanza: str) -> None:
+    stage = Stage().open()
+    for _ in range(3):
+        stage.stream.rest()
+    assert stage.passed(stanza) == stanza.encode()
+    assert stage.server(stanza) == stanza.encode()
+
+
 @pytest.mark.parametrize("cut", [1, 7, 64])
 def test_however_it_is_cut(cut: int) -> None:
     stage = Stage().open()

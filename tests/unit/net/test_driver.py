@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,9 +12,10 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from proxy.core.vocabulary import Derive
-from proxy.net.driver import Connection, Driver, Upstream
+from proxy.net.driver import REST_EVERY, TICK, Connection, Driver, Upstream
 
 REQUEST = Derive("sha256", b"pencil", b"salt", 600_000)
 
@@ -35,6 +37,22 @@ def connection() -> tuple[Connection, Session]:
     found.session = cast("Any", session)
     found._upstream = cast("Upstream", object())
     return found, session
+
+
+def test_quiet_sessions_rest_now_and_then() -> None:
+    clock, rests = Clock(), []
+    store = SimpleNamespace(transaction=nullcontext)
+    house = SimpleNamespace(store=store, dirty=set(), tick=lambda: None)
+    nothing: Any = None
+    driver = Driver(clock, cast("Any", house), nothing, nothing)
+    session: Any = SimpleNamespace(over=True, rest=lambda: rests.append(1))
+    driver.connections = cast("Any", [session])
+    driver.start()
+    for _ in range(REST_EVERY - 1):
+        clock.advance(TICK)
+    assert not rests
+    clock.advance(TICK)
+    assert rests == [1]
 
 
 @pytest_twisted.ensureDeferred

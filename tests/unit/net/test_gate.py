@@ -15,8 +15,16 @@ from twisted.internet.testing import StringTransport
 
 from proxy.gate.policy import Policies
 from proxy.gate.questions import Answer, Changed, Changes, Question, Yes
-from proxy.net.gate import CHANGES_BACK_MS, CHANGES_EVERY, TICK, Gate, Settings
+from proxy.net.gate import (
+    CHANGES_BACK_MS,
+    CHANGES_EVERY,
+    REST_EVERY,
+    TICK,
+    Gate,
+    Settings,
+)
 from proxy.net.gateclient import CLOSE_SECONDS, SLOW_SECONDS, Client
+from proxy.wire.framing import Framer
 from tests.support.persons import JULIET
 from tests.unit.gate.staging import DOMAIN, Stage
 
@@ -97,6 +105,21 @@ class Bench:
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
+
+
+def test_quiet_streams_rest_on_both_sides(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rested: list[Framer] = []
+    monkeypatch.setattr(Framer, "rest", lambda framer: rested.append(framer))
+    _, _, stage = bench.opened()
+    bench.connect()
+    bench.pass_(TICK * (REST_EVERY - 1))
+    assert not rested
+    bench.pass_(TICK)
+    assert {stage.stream._client, stage.stream._server} < set(rested)
+    # the one at the door has no server yet
+    assert len(rested) == 3
 
 
 def test_what_another_gate_changed_ends_streams_here(bench: Bench) -> None:

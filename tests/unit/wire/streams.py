@@ -56,12 +56,22 @@ def plain(event: Event) -> Any:
 
 
 def run(
-    pieces: Iterable[bytes], limits: Limits = AFTER_LOGIN, *, skip: bool = False
+    pieces: Iterable[bytes],
+    limits: Limits = AFTER_LOGIN,
+    *,
+    skip: bool = False,
+    quiet: bool = False,
 ) -> list[Any]:
-    """Feed the pieces until the stream breaks."""
+    """Feed the pieces until the stream breaks.
+
+    :param quiet: before each there is a rest that is long enough to be one.
+    """
     framer = Framer(limits, skip_over_limits=skip)
     events: list[Any] = []
     for piece in pieces:
+        if quiet:
+            framer.rest()
+            framer.rest()
         events += map(plain, framer.feed(piece))
         if events and isinstance(events[-1], Broken):
             break
@@ -95,11 +105,14 @@ CHUNKINGS: dict[str, Callable[[bytes], list[bytes]]] = {
 
 
 def read(data: bytes, limits: Limits = AFTER_LOGIN, *, skip: bool = False) -> list[Any]:
-    """Read *data* in the four chunkings, which must agree; return the events."""
+    """Read *data* in the four chunkings, with and without rests, which must agree;
+    return the events."""
     results = {
-        name: run(cut(data), limits, skip=skip) for name, cut in CHUNKINGS.items()
+        f"{name}, quiet: {quiet}": run(cut(data), limits, skip=skip, quiet=quiet)
+        for name, cut in CHUNKINGS.items()
+        for quiet in (False, True)
     }
-    expected = results["whole"]
+    expected = results["whole, quiet: False"]
     for name, result in results.items():
         assert result == expected, name
     return expected

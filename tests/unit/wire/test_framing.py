@@ -466,7 +466,9 @@ def test_any_cut_gives_the_same_events(data: st.DataObject) -> None:
     pieces = data.draw(cuts(whole))
     skip = data.draw(st.booleans())
     limits = Limits(stanza=400, hard=800, depth=3, attributes=3, children=2)
-    assert run(pieces, limits, skip=skip) == run([whole], limits, skip=skip)
+    expected = run([whole], limits, skip=skip)
+    assert run(pieces, limits, skip=skip) == expected
+    assert run(pieces, limits, skip=skip, quiet=True) == expected
 
 
 FRAGMENTS = [
@@ -488,6 +490,7 @@ def _garbage(data: st.DataObject, end: bytes = b"") -> None:
     assert run(data.draw(cuts(whole)), limits, skip=skip) == expected
     single = [whole[at : at + 1] for at in range(len(whole))]
     assert run(single, limits, skip=skip) == expected
+    assert run(single, limits, skip=skip, quiet=True) == expected
 
 
 @settings(max_examples=300, deadline=None)

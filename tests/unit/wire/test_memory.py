@@ -9,7 +9,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from proxy.wire.framing import AFTER_LOGIN, BEFORE_LOGIN, Broken, Framer, Skipped
+from proxy.wire.framing import (
+    AFTER_LOGIN,
+    BEFORE_LOGIN,
+    Broken,
+    Framer,
+    Received,
+    Skipped,
+)
 
 from .streams import HEADER
 
@@ -146,3 +153,32 @@ def test_a_closed_framer_waits_for_no_collector() -> None:
     finally:
         tracemalloc.stop()
         gc.enable()
+
+
+def test_res_01_a_quiet_stream_gives_up_its_parser() -> None:
+    """Most streams are quiet most of the time, and strangers' are."""
+    with traced() as held:
+        base = held()
+        framers = [Framer(AFTER_LOGIN) for _ in range(50)]
+        for framer in framers:
+            framer.feed(HEADER + chats(1))
+        busy = held() - base
+        assert busy < 50 * 19 * KIB
+        for framer in framers:
+            framer.rest()
+        # something came since the last time, which was never
+        assert held() - base > busy - 50 * KIB
+        for framer in framers:
+            framer.rest()
+        assert held() - base < 50 * 9 * KIB
+        assert all(framer.feed(chats(2)) for framer in framers)
+
+
+def test_a_stanza_that_waits_for_its_rest_keeps_its_parser() -> None:
+    framer = Framer(AFTER_LOGIN)
+    framer.feed(HEADER + b"<message><body>a")
+    for _ in range(3):
+        framer.rest()
+    (event,) = framer.feed(b"b</body></message>")
+    assert isinstance(event, Received)
+    assert event.stanza.to_bytes() == b"<message><body>ab</body></message>"
