@@ -114,7 +114,7 @@ def test_quiet_streams_rest_on_both_sides(
     monkeypatch.setattr(Framer, "rest", lambda framer: rested.append(framer))
     _, _, stage = bench.opened()
     bench.connect()
-    bench.pass_(TICK * (REST_EVERY - 1))
+    bench.pass_(TICK * (REST_EVERY - 2))
     assert not rested
     bench.pass_(TICK)
     assert {stage.stream._client, stage.stream._server} < set(rested)
