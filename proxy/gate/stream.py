@@ -107,6 +107,9 @@ class Stream:
             self._client.close()
             if self._server is not None:
                 self._server.close()
+        elif self.line.unknown:
+            # strangers come in thousands, and say little
+            self.rest(at_once=True)
         return effects
 
     @property
@@ -242,11 +245,11 @@ class Stream:
         else:
             line.end("connection-timeout", "the login took too long")
 
-    def rest(self) -> None:
+    def rest(self, *, at_once: bool = False) -> None:
         """To be called now and then: what is quiet takes less memory."""
-        self._client.rest()
+        self._client.rest(at_once=at_once)
         if self._server is not None:
-            self._server.rest()
+            self._server.rest(at_once=at_once)
 
     def stop(self) -> None:
         """The gate is going down."""

@@ -138,15 +138,18 @@ class Framer:
         self._events = []
         return events
 
-    def rest(self) -> None:
+    def rest(self, *, at_once: bool = False) -> None:
         """To be called now and then: a stream that is quiet gives up its parser.
 
         Where nothing was fed since the last call and no stanza is open, the next
         bytes are read as behind a renewal, by a parser that knows the header only.
+
+        :param at_once: not only where nothing was fed.
         """
-        fed, self._fed = self._fed, False
-        if not fed and self._depth == 1 and self.clean and self._take == self._frame:
-            self._forget()
+        quiet, self._fed = at_once or not self._fed, False
+        if quiet and self._depth == 1 and self.clean and self._take == self._frame:
+            self._let_go()
+            self._use(_NO_PARSER)
             self._take = self._wake
 
     def close(self) -> None:
@@ -225,8 +228,10 @@ class Framer:
         return b""
 
     def _wake(self, part: bytes) -> bytes:
-        self._resume()
-        self._take = self._frame
+        part = part.lstrip(WHITE)
+        if part:
+            self._resume()
+            self._take = self._frame
         return part
 
     def _append(self, part: bytes) -> None:
@@ -317,16 +322,22 @@ class Framer:
 
     def _forget(self) -> None:
         """Let go of everything that has been read."""
+        self._let_go()
+        # A fresh one, unused, in place of one that keeps its buffers.
+        self._start_parser()
+
+    def _let_go(self) -> None:
         self._buf = b""
         self._children = []
         self._attributes = {}
         self._tree = self._skimmer = None
         self._expat.close()
-        # A fresh one, unused, in place of one that keeps its buffers.
-        self._start_parser()
 
     def _start_parser(self) -> None:
-        self._expat = expat = Expat(self._start, self._end)
+        self._use(Expat(self._start, self._end))
+
+    def _use(self, expat: Expat) -> None:
+        self._expat = expat
         self._parser = expat.parser
         self._names = expat.names
         self._known = self._names_before = 0
@@ -478,6 +489,14 @@ class Framer:
             if declarations > limits.declarations:
                 self._over(_too_many_declarations(limits))
         self._declarations += declarations
+
+
+def _nothing(*_: object) -> None:
+    """Never called."""
+
+
+# In place of one that was given up; it is fed nothing.
+_NO_PARSER: Final = Expat(_nothing, _nothing)
 
 
 def _too_many_declarations(limits: Limits) -> str:

@@ -70,8 +70,7 @@ def run(
     events: list[Any] = []
     for piece in pieces:
         if quiet:
-            framer.rest()
-            framer.rest()
+            framer.rest(at_once=True)
         events += map(plain, framer.feed(piece))
         if events and isinstance(events[-1], Broken):
             break
