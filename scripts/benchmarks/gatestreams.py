@@ -15,6 +15,7 @@ from pathlib import Path
 
 from OpenSSL import SSL
 
+from proxy.net.gate import REST_EVERY, TICK
 from tests.support.bed import Bed
 from tests.support.gate import Gate
 from tests.support.gateclient import GateClient
@@ -29,6 +30,8 @@ from .table import Table
 DOMAIN = "a.test"
 CONNECTIONS = 16
 BATCHES = 4
+QUIET = 2 * REST_EVERY * TICK + 1
+"""Seconds after which a connection counts as idle."""
 _HAPROXY = """
 global
   nbthread 1
@@ -101,12 +104,14 @@ def _logged_in(table: Table, fronts: list[Front], count: int) -> None:
     """In turns, so that what grows by and by is not the later one's alone."""
     opened: list[GateClient] = []
     for batch in range(BATCHES):
+        before = {one.name: rss(one.pid) for one in fronts}
         for one in fronts:
-            before = rss(one.pid)
             for number in range(count // BATCHES):
                 opened.append(one.log_in(batch * count + number))
             opened[-1].ping()
-            grown = (rss(one.pid) - before) / (count // BATCHES)
+        time.sleep(QUIET)
+        for one in fronts:
+            grown = (rss(one.pid) - before[one.name]) / (count // BATCHES)
             table.add(f"{one.name}: {_IDLE}", grown, "KB")
     table.add("connections for that, each", count)
     for client in opened:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from proxy.net.driver import REST_EVERY, TICK
 from tests.support.raw import RawClient
 
 from .flood import PING, Counter, drip, flood
 from .person import chat
 from .stage import ALICE, BOB, Stage, processes, rss
 from .table import Table
+
+QUIET = 2 * REST_EVERY * TICK + 1
+"""Seconds after which a connection counts as idle."""
 
 
 def memory(table: Table, quick: bool) -> None:
@@ -40,6 +44,7 @@ def _idle(table: Table, stage: Stage, connections: int) -> None:
             for n in range(connections)
         ]
         idle[-1].ping()
+        time.sleep(QUIET)
         grown = (_whole(pid) - before) / connections
         table.add(f"{name}: per idle, logged-in connection", grown, "KB")
         for client in warm + idle:
