@@ -44,7 +44,9 @@ def look_ups(table: Table, quick: bool) -> None:
             gate.start()
             server = Server(listening, secret.encode())
             for jid in jids:
-                bed.at_gate(gate, Person(jid)).enter(bed.passwords[jid]).close()
+                bed.at_gate(gate, Person(jid), seconds=60).enter(
+                    bed.passwords[jid]
+                ).close()
             server.rate(jids * 2)  # what is loaded once is loaded now
             for _ in range(rounds):
                 _measure(table, gate, server, jids, count)

@@ -71,7 +71,7 @@ def streams(table: Table, quick: bool) -> None:
             for one in fronts:
                 _forwarded(table, one, clients[one.name], count)
         _logged_in(table, fronts, 100 if quick else 1_000)
-        _at_the_door(table, bed, gate, 100 if quick else 500)
+        _at_the_door(table, bed, gate, 100 if quick else 200)
     _ratios(table)
 
 
