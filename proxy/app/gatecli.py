@@ -135,6 +135,11 @@ def _account(_: click.Context, __: click.Parameter, text: str) -> str:
     return bare(text)
 
 
+_UNKNOWN = (
+    'hint: known are logins by way of a gate with this registry, under "optional". Who has'
+    " not come since then, or goes to the server by another way, is in no list of a gate:"
+    " compare with the server's own list of accounts, and tillie gate check"
+)
 _JID = click.argument("account", metavar="JID", callback=_account)
 
 
@@ -161,13 +166,15 @@ def accounts(where: Place, without_key: bool, as_json: bool) -> None:
     --without-key lists those that logged in without one, under the policy
     "optional": whom "keys-only" would lock out. Who never came is in neither list.
     """
+    if without_key:
+        click.echo(_UNKNOWN, err=True)
     from . import gateadmin
 
     found = gateadmin.without_key(where) if without_key else gateadmin.accounts(where)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     elif not found:
-        click.echo("no account logs in without a key" if without_key else "no accounts")
+        click.echo("none that is known" if without_key else "no accounts")
     else:
         columns = list(found[0])
         rows = [[str(one[name] or "-") for name in columns] for one in found]

@@ -86,6 +86,19 @@ class Authentication:
             message = self._scram.first()
         return [_element("auth", message, mechanism=choice.mechanism)]
 
+    def begin_at_gate(self, features: Element) -> Outputs:
+        """Begin behind a gate that has proved itself over this very channel (15.1.1).
+
+        TLS ends there: what it could bind to is not what the server sees (AUTH-04).
+        The gate's proof stands for the binding; ``core.presenting`` has seen to it
+        that it is one whose key was known where that matters.
+
+        :raises Fault: nothing on offer may be used.
+        """
+        if self._floor is not None:
+            self._floor = sasl.unbound(self._floor)
+        return self.begin(features, None)
+
     def take(self, stanza: Stanza) -> Outputs:
         """Take an element of the server's.
 

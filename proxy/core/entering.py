@@ -46,6 +46,7 @@ class Entering:
             identity.fingerprint if identity.has_manifest else None,
             self._house.servers,
             self._house.clock,
+            self.floor(),
         )
 
     def floor(self) -> str | None:

@@ -23,6 +23,7 @@ from .keyrequests import KeyRequests
 from .linking import Linking, read_code
 from .phase import Phase
 from .rotation import Rotations
+from .sasl import unbound
 from .servers import Servers
 from .session import Session
 
@@ -169,11 +170,20 @@ class House:
         if name == "forget" and jid == Jid.parse(jid).domain:
             # a domain's key is pinned once for all accounts here (13.4)
             self.servers.forget(jid)
+            self._forget_binding(jid)
         for account in self._chosen(wanted, some=True):
             self._commands[name](account, jid)
             for stream in account.streams:
                 stream.pump()
         reply({"jid": jid, "policy": self._policy(wanted, jid)})
+
+    def _forget_binding(self, domain: str) -> None:
+        """A person's word that a gate may stand where channel binding was (15.1.1)."""
+        for name in {*self._accounts, *self.store.accounts()}:
+            reached = self.store.get("own", name, "mechanism")
+            if reached is not None and Jid.parse(name).domain == domain:
+                bare = unbound(reached.decode())
+                self.store.put("own", name, "mechanism", bare.encode())
 
     def _chosen(self, wanted: object, *, some: bool = False) -> list[Account]:
         """The accounts a command is about: the one named, or all that are known."""

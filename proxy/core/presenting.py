@@ -25,6 +25,7 @@ from ..keys.servers import open_server
 from ..keys.tokens import in_time
 from ..suites.fields import b64, unb64
 from ..wire.tree import serialise
+from .sasl import Family, family
 from .servers import KEY, Shown
 from .streams import out_of_order
 from .vocabulary import Send
@@ -56,6 +57,7 @@ class Presenting:
 
     :param root: fingerprint of the account's root, None if there is none yet.
     :param now: gives Unix milliseconds.
+    :param floor: the strongest mechanism that the account ever logged in with.
 
     ``notices`` are for the person, once the login succeeded.
     """
@@ -67,6 +69,7 @@ class Presenting:
         root: bytes | None,
         servers: Servers,
         now: Callable[[], int],
+        floor: str | None = None,
     ) -> None:
         self.notices: list[str] = []
         self.proved = False
@@ -75,6 +78,7 @@ class Presenting:
         self._shown = Presentation(device.public, root)
         self._servers = servers
         self._now = now
+        self._floor = floor
         self._channel: Channel | None = None
         self._named: Pin | None = None
 
@@ -106,10 +110,25 @@ class Presenting:
                 "password was not sent",
                 hint="someone on the way may be altering the connection",
             )
+        self._check_floor()
         channel = Channel(self._domain, unb64(keys.get("nonce", "")), facts.login)
         self._channel = channel
         self._named = self._current_pin()
         return [Send(serialise(self._present(channel)))]
+
+    def _check_floor(self) -> None:
+        """A gate stands for channel binding only where its key is known: one that is
+        new binds to whoever sends it.  Asked before that key is pinned."""
+        floor = self._floor
+        if floor is None or family(floor) is not Family.BOUND:
+            return
+        if not self._servers.gated(self._domain):
+            raise TrustFault(
+                f"{self._domain} shows a gate for the first time, and this account has "
+                f"logged in with {floor} before, which no gate has; the password was "
+                "not sent",
+                hint="someone on the way may have put it there: " + _ASK + self._domain,
+            )
 
     def _current_pin(self) -> Pin | None:
         pin, now = self._servers.pin(self._domain), self._now()

@@ -59,6 +59,11 @@ def family(mechanism: str) -> Family:
     return Family.BOUND if mechanism.endswith(_PLUS) else Family.SCRAM
 
 
+def unbound(mechanism: str) -> str:
+    """The mechanism without its channel binding."""
+    return mechanism.removesuffix(_PLUS)
+
+
 def stronger(floor: str | None, mechanism: str) -> str:
     """Give the floor for the next login: what was reached stays reached."""
     if floor is not None and family(floor) > family(mechanism):

@@ -365,6 +365,8 @@ class ServerLeg:
             self._awaiting = Awaiting.STANZAS
             return [Unauthenticated(self._features)]
         self._awaiting = Awaiting.LOGIN
+        if self._presenting.proved:
+            return self._login.begin_at_gate(self._features)
         return self._login.begin(self._features, self._facts)
 
     def _on_login(self, stanza: Stanza) -> Outputs:

@@ -332,7 +332,7 @@ def _changes(asked: Prepared, registry: Registry, now: int) -> Answer:
     found = []
     for name in sorted(names):
         held = registry.account(name)
-        found.append((name, () if held is None else held.active))
+        found.append((name, None if held is None else held.active))
     return Changed(tuple(found))
 
 

@@ -14,6 +14,8 @@ ADDRESSES: Final = 65_536
 BURST: Final = 20
 REFILL_MS: Final = 3_000
 """After a burst of failed logins one more is allowed in so many milliseconds."""
+STANZA_MS: Final = 60_000
+"""In which a stanza that has begun is all there: the largest one at 4.4 KB/s."""
 LOGINS_A_SECOND: Final = 50
 TURN_MS: Final = 20_000
 """Who would wait longer for a turn is told to come again."""
@@ -79,6 +81,35 @@ class Pace:
             return None
         self._free_at = free_at
         return max(int(free_at - now), 0)
+
+
+class Half:
+    """How long the client's stanza that has begun is under way (14.8.1)."""
+
+    def __init__(self) -> None:
+        self._since: int | None = None
+
+    @property
+    def there(self) -> bool:
+        """Whether one has begun and not ended."""
+        return self._since is not None
+
+    def fed(self, now: int, *, whole: bool, more: bool) -> None:
+        """Bytes came at *now*, in Unix milliseconds.
+
+        :param whole: whether nothing waits for the rest of it behind them.
+        :param more: whether something ended in them.
+        """
+        if whole:
+            self._since = None
+        elif more or self._since is None:
+            self._since = now
+
+    def late(self, now: int, *, reading: bool) -> bool:
+        """Whether it took too long; while nobody reads, that is not its fault."""
+        if self._since is not None and not reading:
+            self._since = now
+        return self._since is not None and now - self._since > STANZA_MS
 
 
 class Crowd:

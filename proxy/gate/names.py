@@ -29,6 +29,10 @@ NO_KEY: Final = (
     "This server lets nobody in without a key. Run Tillie on this computer and"
     " connect through it (127.0.0.1, port 5222): account and password stay the same."
 )
+KEYED_NOW: Final = (
+    "This account has a key since a moment ago, and nobody uses it without. Run Tillie"
+    " on this computer too, and link it: tillie link."
+)
 OTHER_DEVICE: Final = (
     "The account has keys, and this device is not, or no longer, one of its devices."
     " Link it: tillie link."

@@ -137,7 +137,8 @@ class Changes:
     """Whose devices changed at *since* or later, at any gate?  → ``Changed``
 
     To be asked every few seconds, from a minute before the last time: streams of
-    devices that are not in use any more end.
+    devices that are not in use any more end, and those without a device where there
+    is a key now.
     """
 
     since: int
@@ -267,9 +268,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """Accounts, each with the public keys of the devices that it has in use now."""
+    """Accounts, each with the public keys of the devices that it has in use now;
+    None where it has no key (any more)."""
 
-    accounts: tuple[tuple[str, tuple[bytes, ...]], ...]
+    accounts: tuple[tuple[str, tuple[bytes, ...] | None], ...]
 
 
 @dataclass(frozen=True, slots=True)

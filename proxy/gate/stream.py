@@ -32,6 +32,7 @@ from ..wire.framing import (
 from . import names
 from .binding import Binding
 from .door import Door
+from .limits import Half
 from .line import Line, World
 from .names import SASL2
 from .opening import Opening
@@ -93,6 +94,7 @@ class Stream:
         self._from_client: deque[Event] = deque()
         self._from_server: deque[Event] = deque()
         self._spent = 0
+        self._half = Half()
         self._first = b""
         self._gone = False
         if direct:
@@ -125,7 +127,8 @@ class Stream:
     @property
     def hurried(self) -> bool:
         """Whether :meth:`tick` is to be called."""
-        return self.line.phase not in PATIENT
+        line = self.line
+        return line.phase not in PATIENT or (self._half.there and not line.over)
 
     @property
     def hears_client(self) -> bool:
@@ -152,7 +155,9 @@ class Stream:
             return
         if not self._first:
             self._first = data.lstrip(_BEFORE_XML)[:1]
-        self._from_client.extend(self._client.feed(data))
+        events = self._client.feed(data)
+        self._half.fed(line.world.now(), whole=self._client.clean, more=bool(events))
+        self._from_client.extend(events)
         self._drain_client()
 
     def client_secured(self, exporter: bytes, domain: str) -> None:
@@ -229,13 +234,20 @@ class Stream:
         """The time of ``Later`` has passed."""
         self._answer(number)
 
-    def tick(self) -> None:
-        """Time has passed."""
+    def tick(self, *, reading: bool = True) -> None:
+        """Time has passed.
+
+        :param reading: whether the client's socket is being read.
+        """
         line = self.line
         if line.phase is Phase.HANDSHAKE and line.world.now() > line.tls_by:
             line.drop()
             return
-        if line.phase in PATIENT or line.world.now() - line.since <= line.patience:
+        if line.phase in PATIENT:
+            if self._half.late(line.world.now(), reading=reading):
+                line.end("connection-timeout", "a stanza took too long to come")
+            return
+        if line.world.now() - line.since <= line.patience:
             return
         if line.phase is Phase.CLOSING:
             line.drop()
@@ -261,11 +273,17 @@ class Stream:
         if shown is not None and shown.device in devices:
             self._dismiss()
 
-    def keep_only(self, devices: tuple[bytes, ...]) -> None:
-        """These devices of its account are in use, and no others."""
+    def keep_only(self, devices: tuple[bytes, ...] | None) -> None:
+        """These devices of its account are in use, and no others; None: it has no
+        key, and whoever came in without one may stay (14.5)."""
         line = self.line
-        used = line.shown is None or line.shown.device in devices
-        if line.phase is Phase.OPEN and not used:
+        if line.phase is not Phase.OPEN:
+            return
+        if line.shown is None:
+            if devices is not None:
+                line.note("refused", f"{line.account} has a key now: stream ended")
+                line.end("not-authorized", names.KEYED_NOW, "key-required")
+        elif line.shown.device not in (devices or ()):
             self._dismiss()
 
     def _dismiss(self) -> None:

@@ -197,7 +197,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
             )
             self.abort()
         else:
-            self.run(self.stream.tick)
+            self.run(lambda: self.stream.tick(reading=self._reading))
 
     def _file(self) -> None:
         """Keep the books: who still stands at the door, who may be forgotten."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import Fault
-from proxy.gate import administration
+from proxy.gate import administration, admission, judging
 from proxy.gate.admission import answer
 from proxy.gate.questions import (
     Allocate,
@@ -164,6 +165,18 @@ def others() -> st.SearchStrategy[Question]:
         st.just(LookUp(JULIET)),
         st.just(Changes(0)),
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def verified_once() -> Iterator[None]:
+    """The cast has two dozen documents, and what one is found to be depends on its
+    bytes alone: each is verified the first time that it comes.  Without that, three
+    quarters of the time go into the same signatures again and again."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (admission, judging):
+            patch.setattr(module, "open_manifest", cache(module.open_manifest))
+        patch.setattr(judging, "open_rollover", cache(judging.open_rollover))
+        yield
 
 
 def asking(question: Question) -> tuple[Question, Step]:

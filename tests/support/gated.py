@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element
 
 from proxy.core.account import Settings
+from proxy.core.streams import BINDINGS
 from proxy.core.vocabulary import TlsFacts
 from proxy.errors import TrustFault
 from proxy.gate.questions import (
@@ -78,6 +79,9 @@ class Domain:
         ``bad-token``, ``silent`` before login, ``mute`` behind it.
     :ivar skew: how far its clock is off, in milliseconds.
     :ivar passwords: how many SASL messages came.
+    :ivar mechanisms: what it offers before login; only PLAIN is played to the end.
+    :ivar bindings: types of XEP-0440, if it lists any.
+    :ivar words: the SASL message of each login, with its mechanism.
     """
 
     name: str
@@ -89,6 +93,9 @@ class Domain:
     bug: str = ""
     skew: int = 0
     passwords: int = 0
+    mechanisms: tuple[str, ...] = ("PLAIN",)
+    bindings: tuple[str, ...] = ()
+    words: list[tuple[str, str]] = field(default_factory=list)
     rollovers: list[str] = field(default_factory=list)
     seq: int = 1
     vouches: list[str] = field(default_factory=list)
@@ -149,11 +156,23 @@ class GateLine(Line):
         self.send(
             f"<?xml version='1.0'?><stream:stream xmlns='{CLIENT}'"
             f" xmlns:stream='http://etherx.jabber.org/streams' version='1.0'"
-            f" from='{self.domain.name}' id='s'><stream:features>"
-            f"<mechanisms xmlns='{SASL}'><mechanism>PLAIN</mechanism></mechanisms>"
+            f" from='{self.domain.name}' id='s'><stream:features>{self._offer()}"
             f"<keys xmlns='{AUTH}' nonce='{b64(self.nonce)}' policy='keys-only'/>"
             "</stream:features>"
         )
+
+    def _offer(self) -> str:
+        names = "".join(
+            f"<mechanism>{one}</mechanism>" for one in self.domain.mechanisms
+        )
+        types = "".join(
+            f"<channel-binding type='{one}'/>" for one in self.domain.bindings
+        )
+        listed = f"<sasl-channel-binding xmlns='{BINDINGS}'>{types}" + (
+            "</sasl-channel-binding>"
+        )
+        offer = f"<mechanisms xmlns='{SASL}'>{names}</mechanisms>"
+        return offer + (listed if types else "")
 
     def _element(self, element: Element) -> None:
         if self.over:
@@ -290,7 +309,13 @@ class GateLine(Line):
     def _login(self, element: Element) -> None:
         self.domain.passwords += 1
         assert self.shown is not None
-        local = base64.b64decode(element.text or "").decode().split("\0")[1]
+        said = base64.b64decode(element.text or "").decode()
+        mechanism = element.get("mechanism", "")
+        self.domain.words.append((mechanism, said))
+        if mechanism != "PLAIN":
+            self.send(f"<failure xmlns='{SASL}'><not-authorized/></failure>")
+            return
+        local = said.split("\0")[1]
         account = f"{local}@{self.domain.name}"
         asked = MayTry(account, self.shown.device, self.shown.root)
         if isinstance(self._ask(asked), No):

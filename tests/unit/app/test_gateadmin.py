@@ -120,7 +120,9 @@ def test_accounts_without_key_are_those_that_would_be_locked_out(gate: Command) 
     assert only["seen"].endswith("Z")
     gate.ask(Person(ROMEO).vouch())
     assert gate("accounts", "--without-key") == 0
-    assert gate.out == "no account logs in without a key\n"
+    assert gate.out == "none that is known\n"
+    # what it cannot know is said with every list
+    assert "compare with the server's own list" in gate.err
 
 
 def test_reset_is_due_in_three_days_or_now(gate: Command) -> None:

@@ -291,7 +291,7 @@ def test_changes_name_the_devices_in_use(registry: Registry) -> None:
     assert ask(registry, Changes(NOW + DAY)) == changed
     ask(registry, Removed(ROMEO), NOW + DAY)
     assert ask(registry, Changes(NOW + DAY)) == Changed(
-        (*changed.accounts, (ROMEO, ()))
+        (*changed.accounts, (ROMEO, None))
     )
 
 

@@ -308,6 +308,25 @@ def test_what_another_gate_removed_ends_here_too() -> None:
     assert ended(said, "not-authorized", "unknown-device")
 
 
+@pytest.mark.parametrize("devices", [None, (bytes(32),), ()])
+def test_a_removed_account_ends_its_own_streams_and_a_key_those_without(
+    devices: tuple[bytes, ...] | None,
+) -> None:
+    """14.5: who came in without a key stays until the account has one; one without a
+    device in use is still one."""
+    old = Stage(person=None, policies=Policies(default="optional")).bound(shown=False)
+    assert old.passed("<presence/>") == b"<presence/>"
+    said = old.call(old.stream.keep_only, devices)
+    if devices is None:
+        assert old.passed("<presence/>") == b"<presence/>"
+    else:
+        assert ended(said, "not-authorized", "key-required")
+        assert b"tillie link" in said
+    new = Stage().open()
+    said = new.call(new.stream.keep_only, devices)
+    assert ended(said, "not-authorized", "unknown-device")
+
+
 def test_i5_a_second_device_waits_to_be_linked() -> None:
     first = Stage().open()
     person = first.person

@@ -72,6 +72,7 @@ class Bench:
         self.clock = Clock()
         self.worker = Worker()
         self.counted: list[str] = []
+        self.stages: list[Stage] = []
         settings = Settings((DOMAIN,), {DOMAIN: ("127.0.0.1", 1)}, Policies())
         nothing: Any = None
         worker: Any = self.worker
@@ -94,12 +95,16 @@ class Bench:
         stage = stage or Stage().open()
         client.stream = stage.stream
         client.run(lambda: None)
+        self.stages.append(stage)
         return client, transport, stage
 
     def pass_(self, seconds: float) -> None:
         while seconds > 0:
-            self.clock.advance(min(TICK, seconds))
-            seconds -= TICK
+            step = min(TICK, seconds)
+            for one in self.stages:
+                one.clock.now += round(step * 1000)
+            self.clock.advance(step)
+            seconds -= step
 
 
 @pytest.fixture
@@ -131,10 +136,22 @@ def test_what_another_gate_changed_ends_streams_here(bench: Bench) -> None:
     bench.pass_(TICK * CHANGES_EVERY)
     assert not kept.disconnecting
     assert person is not None
-    bench.worker.changed = Changed(((JULIET, (bytes(32),)), ("x@y", ())))
+    bench.worker.changed = Changed(((JULIET, (bytes(32),)), ("x@y", None)))
     bench.pass_(TICK * CHANGES_EVERY)
     assert b"<unknown-device" in kept.value()
     assert kept.disconnecting
+
+
+def test_a_first_key_ends_streams_that_have_none(bench: Bench) -> None:
+    old = Stage(person=None, policies=Policies(default="optional")).bound(shown=False)
+    _, transport, _ = bench.opened(old)
+    bench.worker.changed = Changed(((JULIET, None),))
+    bench.pass_(TICK * CHANGES_EVERY)
+    assert not transport.disconnecting
+    bench.worker.changed = Changed(((JULIET, (bytes(32),)),))
+    bench.pass_(TICK * CHANGES_EVERY)
+    assert b"<key-required" in transport.value()
+    assert transport.disconnecting
 
 
 def test_looks_at_changes_overlap(bench: Bench) -> None:
@@ -219,6 +236,36 @@ def test_res_03_one_that_reads_again_stays(bench: Bench) -> None:
     bench.pass_(20)
     assert not transport.aborted
     assert client not in bench.gate.hurried
+
+
+def test_a_stanza_that_never_ends_ends_the_stream(bench: Bench) -> None:
+    """14.8.1: a client that is logged in and trickles."""
+    client, transport, _ = bench.opened()
+    client.dataReceived(b"<message><body>")
+    for _ in range(5):
+        bench.pass_(10)
+        client.dataReceived(b"x")
+    assert not transport.disconnecting
+    bench.pass_(11)
+    assert b"<connection-timeout" in transport.value()
+    assert transport.disconnecting
+
+
+def test_a_stanza_that_nobody_reads_may_take_its_time(bench: Bench) -> None:
+    client, transport, _ = bench.opened()
+    client.dataReceived(b"<message><body>")
+    client.backend_full(True)
+    bench.pass_(120)
+    client.backend_full(False)
+    bench.pass_(50)
+    assert not transport.disconnecting
+    client.dataReceived(b"</body></message> <presence")
+    bench.pass_(50)
+    client.dataReceived(b"/>")
+    # blanks between stanzas are none that has begun
+    client.dataReceived(b" ")
+    bench.pass_(120)
+    assert not transport.disconnecting
 
 
 def test_res_04_nothing_is_accepted_without_descriptors(bench: Bench) -> None:
