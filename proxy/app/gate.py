@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from ..errors import Fault
 from ..gate.questions import Changes, Unavailable
 from ..net.gate import Gate, Settings, now
-from ..net.gatetls import Files, GateCertificates
+from ..net.gatetls import Endings, Files, GateCertificates
 from ..net.publisher import GateSigner
 from ..net.registry import RegistryWorker
 from ..net.signer import Signer
@@ -107,6 +107,7 @@ class GateService:
         )
         self._metrics: Metrics | None = None
         self._stopping = False
+        self._endings = Endings(reactor, lambda: self._gate.certificates.ends, say)
 
     def start(self) -> None:
         """Listen, then say so, line by line, and only then serve.
@@ -128,6 +129,7 @@ class GateService:
         self._borders.start()
         for warning in gate.certificates.warnings:
             say(warning)
+        self._endings.look()
         for line in lines:
             sys.stdout.write(f"tillie: listening on {line}\n")
         if metrics:
@@ -176,6 +178,7 @@ class GateService:
         for port in self._gate.ports:
             port.stopListening()
         self._gate.ports.clear()
+        self._endings.stop()
         done = self._gate.stop()
         done.addCallback(lambda _: self._borders.stop())
         done.addCallback(lambda _: self._worker.stop())
@@ -199,6 +202,7 @@ class GateService:
         self._gate.reload(settings(config), certificates)
         for warning in (*config.warnings, *certificates.warnings):
             say(warning)
+        self._endings.look()
         say("configuration reloaded")
 
 

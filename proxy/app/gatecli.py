@@ -136,9 +136,9 @@ def _account(_: click.Context, __: click.Parameter, text: str) -> str:
 
 
 _UNKNOWN = (
-    'hint: known are logins by way of a gate with this registry, under "optional". Who has'
-    " not come since then, or goes to the server by another way, is in no list of a gate:"
-    " compare with the server's own list of accounts, and tillie gate check"
+    'hint: known are logins by way of a gate with this registry, under "optional".'
+    " Who has not come since then, or goes to the server by another way, is in no list"
+    " of a gate: compare with the server's own list of accounts, and tillie gate check"
 )
 _JID = click.argument("account", metavar="JID", callback=_account)
 

@@ -6,7 +6,7 @@ shown another domain's (TLS-10).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +24,9 @@ from ..keys.handshake import EXPORTER_LABEL, EXPORTER_SIZE
 from .dns import a_label
 from .tls import accepting, server_context, speaks_for
 
-_SOON: Final = timedelta(days=7)
+EVERY: Final = 3600.0
+DAYS: Final = (14, 3, 1, 0)
+"""So many days before a certificate's end it is told that it will come (REL-22)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,12 @@ class GateCertificates:
     :raises ConfigFault: one of them cannot be used.
 
     :ivar warnings: one line each, about certificates that work and should not stay.
+    :ivar ends: when the certificate of each domain does.
     """
 
     def __init__(self, files: Mapping[str, Files]) -> None:
         self.warnings: list[str] = []
+        self.ends: dict[str, datetime] = {}
         self._base = _strict(accepting())
         self._base.set_tlsext_servername_callback(_by_name)
         self._domains: dict[str, str] = {}
@@ -90,12 +94,63 @@ class GateCertificates:
                 f"the certificate in {files.certificate} is not for {domain}:"
                 " no client will accept it"
             )
-        if leaf.not_valid_after_utc < datetime.now(UTC) + _SOON:
-            until = f"{leaf.not_valid_after_utc:%Y-%m-%d}"
-            self.warnings.append(
-                f"the certificate of {domain} in {files.certificate} ends on {until}"
-            )
+        self.ends[domain] = leaf.not_valid_after_utc
         return context
+
+
+class Endings:
+    """Tells of certificates that come to their end while the gate runs.
+
+    Streams that are open go on; nobody new gets in behind the end.
+
+    :param ends: gives when the certificate of each domain ends, as it is now.
+    :param say: takes a line for the operator.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        ends: Callable[[], Mapping[str, datetime]],
+        say: Callable[[str], None],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._reactor = reactor
+        self._ends = ends
+        self._say = say
+        self._now = now
+        self._told: dict[tuple[str, datetime], int] = {}
+        self._next: Any = None
+
+    def look(self) -> None:
+        """Look now, and every hour from now on; of each certificate it is said once
+        for each of :data:`DAYS`."""
+        self.stop()
+        now = self._now()
+        for domain, end in self._ends().items():
+            reached = [days for days in DAYS if end <= now + timedelta(days=days)]
+            if reached and reached[-1] < self._told.get((domain, end), DAYS[0] + 1):
+                self._told[domain, end] = reached[-1]
+                self._say(_ending(domain, end, past=end <= now))
+        self._next = self._reactor.callLater(EVERY, self._again)
+
+    def stop(self) -> None:
+        following, self._next = self._next, None
+        if following is not None:
+            following.cancel()
+
+    def _again(self) -> None:
+        self._next = None
+        self.look()
+
+
+def _ending(domain: str, end: datetime, *, past: bool) -> str:
+    on = f"{end:%Y-%m-%d at %H:%M} UTC"
+    if past:
+        return (
+            f"the certificate of {domain} ended on {on}: nobody new gets in;"
+            " put a new one in its place and reload"
+        )
+    return f"the certificate of {domain} ends on {on}: renew it and reload"
 
 
 class _Named(SSL.Connection):

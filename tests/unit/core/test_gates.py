@@ -14,7 +14,7 @@ from proxy.core.servers import Shown
 from proxy.core.streams import header
 from proxy.errors import Fault, TrustFault
 from proxy.gate.judging import code_digest
-from proxy.gate.questions import Refused, Stale
+from proxy.gate.questions import Refused
 from proxy.keys import servers, tokens
 from proxy.keys.documents import make_doc
 from proxy.keys.manifest import open_manifest
@@ -33,7 +33,6 @@ from tests.support.simulator import (
     link,
     sealed,
 )
-from tests.support.world import impostor
 
 from ..gate.staging import plain
 
@@ -276,7 +275,7 @@ def test_status_tells_of_the_gate() -> None:
     assert world.now + TOKEN_MS - 2_000 <= a.account(ALICE).token.current.expires  # type: ignore[union-attr]
 
 
-def test_an_expired_token_lowers_the_level_and_stops_nothing() -> None:
+def test_rel_22_an_expired_token_lowers_the_level_and_stops_nothing() -> None:
     world, a, alice, _, bob = friends()
     bob.close()
     world.now += 8 * DAY
@@ -285,7 +284,7 @@ def test_an_expired_token_lowers_the_level_and_stops_nothing() -> None:
     assert len(sealed(alice.upstream.stanzas)) == 2
 
 
-def test_a_token_with_less_than_two_days_left_is_renewed() -> None:
+def test_rel_22_a_token_with_less_than_two_days_left_is_renewed() -> None:
     world, a, alice = entered()
     first = a.account(ALICE).token.current
     assert first is not None
@@ -439,33 +438,7 @@ def test_the_token_is_renewed_on_a_resumed_stream() -> None:
     assert token.expires > world.now + 6 * DAY
 
 
-# -- a lying gate: rows of E.1 ---------------------------------------------------------------
-
-
-def test_a_gate_that_holds_another_root_is_not_believed() -> None:
-    """E.1 row 1 from the owner's side: a manifest that the server made."""
-    world, a, alice = entered()
-    alice.close()
-    world.verdict = Stale(Person(ALICE).manifest.document)
-    client = world.login(a, ALICE)
-    assert client.closed
-    assert b"<jid>" not in client.raw
-    assert any("not its own" in one for one in _notices(a))
-
-
-def test_a_gate_that_shows_an_older_manifest_is_not_believed() -> None:
-    """E.1 row 4: rollback."""
-    world, a, alice, other = two_devices()
-    first = world.domain(A).registry
-    old = a.account(ALICE).identity.manifest
-    device = other.account(ALICE).identity.device
-    a.command("devices-remove", id=device.id.hex(), account=ALICE)
-    alice.close()
-    assert first is world.domain(A).registry
-    world.verdict = Stale(old.document)
-    client = world.login(a, ALICE)
-    assert client.closed
-    assert any("older list" in one for one in _notices(a))
+# -- a gate that refuses; one that lies is test_lying_gate's ---------------------------------
 
 
 def test_a_refusal_on_an_open_stream_ends_it_with_the_gates_words() -> None:
@@ -591,30 +564,6 @@ def test_dir_06_two_records_that_disagree_on_a_domain_count_for_nothing() -> Non
     alice.say("carol@b.test", "hello")
     assert {row["level"] for row in rows(a)} == {"seen"}
     assert any("another key" in one for one in _notices(a))
-
-
-def test_e1_row_1_keys_without_the_domains_word_are_not_taken_at_first_contact() -> (
-    None
-):
-    """A false manifest in PEP, for which a gate that is pinned does not vouch."""
-    world, a, alice = entered()
-    carol = f"carol@{A}"
-    world.login(world.tillie(), carol)
-    _, items = impostor(carol)
-    world.pep.update(items)
-    alice.say(carol, "THE SECRET", ident="m1")
-    world.wait(20_000)
-    assert any(one.get("id") == "m1" for one in alice.errors)
-    assert a.account(ALICE).contacts.get(carol) is None
-    assert not sealed(alice.upstream.stanzas)
-
-
-def test_e1_row_5_withheld_keys_never_lead_to_clear() -> None:
-    world, _, alice, _, _ = friends()
-    world.pep_answers[BOB, KEY] = "item-not-found"
-    world.now += 2 * DAY
-    alice.say(BOB, "THE SECRET")
-    assert b"THE SECRET" not in world.wire
 
 
 @pytest.mark.parametrize("what", ["other-domain", "other-account", "other-manifest"])

@@ -616,7 +616,7 @@ def issued(person: Person, name: str, now: int = NOW) -> Issued:
     )
 
 
-def test_a_token_serves_until_half_its_life(registry: Registry) -> None:
+def test_rel_22_a_token_serves_until_half_its_life(registry: Registry) -> None:
     juliet = Person()
     ask(registry, juliet.vouch())
     ask(registry, issued(juliet, "one"))

@@ -56,7 +56,7 @@ def rotated(server: Server, keys: Held, now: int) -> Server:
     return handed_over(DOMAIN, wanted, leading, document)
 
 
-def test_a_document_is_renewed_at_half_its_life(first: Server) -> None:
+def test_rel_22_a_document_is_renewed_at_half_its_life(first: Server) -> None:
     directory = "keys.capulet.example"
     half = NOW + servers.SERVER_MS // 2
     assert draft(DOMAIN, first, held(), directory, half) is None
