@@ -1,4 +1,4 @@
-"""How often an address may fail, and how many may stand at the door (RES-01).
+"""How often an address may come and fail, and how many stand at the door (RES-01).
 
 Bounded whatever strangers do: addresses beyond the bound push out the oldest,
 and an IPv6 network of 64 bits, which one host has to itself, is one address.
@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Final
 
 ADDRESSES: Final = 65_536
 BURST: Final = 20
 REFILL_MS: Final = 3_000
 """After a burst of failed logins one more is allowed in so many milliseconds."""
+ARRIVALS: Final = 2_000
+"""An address may open so many connections at once at most,"""
+ARRIVAL_MS: Final = 50
+"""and behind them one in so many milliseconds."""
 STANZA_MS: Final = 60_000
 """In which a stanza that has begun is all there: the largest one at 4.4 KB/s."""
 LOGINS_A_SECOND: Final = 50
@@ -21,6 +26,7 @@ TURN_MS: Final = 20_000
 """Who would wait longer for a turn is told to come again."""
 
 
+@lru_cache(maxsize=4_096)
 def origin(address: str) -> str:
     """What counts as one address: IPv4 whole, of IPv6 the first 64 bits."""
     try:
@@ -34,18 +40,24 @@ def origin(address: str) -> str:
     return str(ipaddress.IPv6Network((ip, 64), strict=False))
 
 
-class Failures:
-    """Failed logins by address: a bucket each, which good logins leave alone."""
+class Rate:
+    """How often something happened, by address: a bucket each.
 
-    def __init__(self) -> None:
+    :param burst: so often at once, and behind that once in *refill* milliseconds.
+    """
+
+    def __init__(self, burst: int, refill: int) -> None:
+        self._burst = burst
+        self._refill = refill
         self._spent: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def exhausted(self, address: str, now: int) -> bool:
         """Whether *address* has to wait; *now* in Unix milliseconds."""
-        return self._left(origin(address), now) >= BURST
+        # a fraction of one is none yet
+        return self._left(origin(address), now) > self._burst - 1
 
     def add(self, address: str, now: int) -> None:
-        """A login from *address* failed."""
+        """It happened once more, from *address*."""
         key = origin(address)
         self._spent[key] = (self._left(key, now) + 1, now)
         self._spent.move_to_end(key)
@@ -55,11 +67,38 @@ class Failures:
     def _left(self, key: str, now: int) -> float:
         """Failures that are not worked off yet."""
         spent, at = self._spent.get(key, (0.0, now))
-        left = spent - max(now - at, 0) / REFILL_MS
+        left = spent - max(now - at, 0) / self._refill
         if left > 0:
             return left
         self._spent.pop(key, None)
         return 0.0
+
+
+class Failures(Rate):
+    """Failed logins; good ones leave it alone."""
+
+    def __init__(self) -> None:
+        super().__init__(BURST, REFILL_MS)
+
+
+class Arrivals(Rate):
+    """Connections, whatever becomes of them: who comes and goes without end costs
+    little more than who does not come (RES-01, RES-02)."""
+
+    def __init__(self, each: int) -> None:
+        super().__init__(0, ARRIVAL_MS)
+        self.allow(each)
+
+    def allow(self, each: int) -> None:
+        """At once as many of one address as may stand at the door."""
+        self._burst = min(each, ARRIVALS)
+
+    def enter(self, address: str, now: int) -> bool:
+        """Let one in, unless its address has opened too many of late."""
+        if self.exhausted(address, now):
+            return False
+        self.add(address, now)
+        return True
 
 
 class Pace:

@@ -17,9 +17,10 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
+from twisted.internet.tcp import Port
 
 from ..gate.enforce import Enforcement, Terms
-from ..gate.limits import Crowd
+from ..gate.limits import Arrivals, Crowd
 from ..gate.line import World
 from ..gate.policy import Network, Policies, within
 from ..gate.questions import Answer, Changed, Changes
@@ -38,6 +39,8 @@ REST_EVERY: Final = 20
 CHANGES_BACK_MS: Final = 60_000
 """Clocks of gates and commits that take their time: looks overlap by that."""
 HYSTERESIS: Final = 0.95
+ACCEPTS: Final = 100
+"""Connections that are accepted before others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class Gate:
         self.world = World(settings.domains, settings.policies, now, _stream_id)
         self.world.terms = Terms(settings.enforcement, self.borders.domains)
         self.crowd = Crowd(settings.strangers, settings.strangers_each)
+        self.arrivals = Arrivals(settings.strangers_each)
         self.clients: set[Client] = set()
         self.hurried: set[Client] = set()
         self.by_account: defaultdict[str, set[Client]] = defaultdict(set)
@@ -118,6 +122,13 @@ class Gate:
     def start(self) -> None:
         self._tick()
 
+    def arrives(self, address: str) -> bool:
+        """Whether another connection of *address* is looked at."""
+        if self.arrivals.enter(address, now()):
+            return True
+        self.count("crowded")
+        return False
+
     def reload(self, settings: Settings, certificates: GateCertificates) -> None:
         """For connections that come from now on, and for what those that are there
         do next; nobody is dropped."""
@@ -130,6 +141,7 @@ class Gate:
             self.borders.domains.own = settings.domains
         self.crowd.total = settings.strangers
         self.crowd.each = settings.strangers_each
+        self.arrivals.allow(settings.strangers_each)
 
     def stop(self) -> Deferred[None]:
         """Tell every client, close everything; fires when all have gone."""
@@ -205,6 +217,16 @@ def _stream_id() -> str:
     return secrets.token_hex(16)
 
 
+class Doorstep(Port):  # type: ignore[misc] # Twisted has no types here
+    """A listening port that lets in a few at a time.
+
+    Twisted takes as many as there are, ever more: while it does, everybody who is in
+    waits.
+    """
+
+    numberAccepts = property(lambda _: ACCEPTS, lambda *_: None)
+
+
 class _ClientFactory(Factory):  # type: ignore[misc] # Twisted has no types here
     noisy = False
 
@@ -213,6 +235,11 @@ class _ClientFactory(Factory):  # type: ignore[misc] # Twisted has no types here
         self._direct = direct
 
     def buildProtocol(self, addr: Any) -> Client | None:
-        if within(addr.host, self._gate.settings.proxy_in):
-            return Client(self._gate, addr.host, addr.port, self._direct, proxied=True)
-        return Client(self._gate, addr.host, addr.port, self._direct, proxied=False)
+        gate, direct = self._gate, self._direct
+        networks = gate.settings.proxy_in
+        if networks and within(addr.host, networks):
+            return Client(gate, addr.host, addr.port, direct, proxied=True)
+        # before anything is made for it; Twisted closes what gets no protocol
+        if not gate.arrives(addr.host):
+            return None
+        return Client(gate, addr.host, addr.port, direct, proxied=False)

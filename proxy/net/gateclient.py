@@ -43,6 +43,9 @@ from .traces import trace_of
 if TYPE_CHECKING:
     from .gate import Gate
 
+STRANGERS_BYTES: Final = 4_096
+READ_BYTES: Final = 65_536
+"""What is read from a socket at a time, before and behind login."""
 SLOW_SECONDS: Final = 60.0
 """A client that reads nothing for so long is closed (RES-03)."""
 CLOSE_SECONDS: Final = 5.0
@@ -87,6 +90,9 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
     def _admit(self) -> None:
         """The client's address is known: is there room for it?"""
         address = self._ends[0]
+        # as much at a time as its stream may hold in a stanza: who floods has its
+        # turn more often, and others have theirs in between
+        self.transport.bufferSize = STRANGERS_BYTES
         chance = secrets.randbelow(1 << 20) / (1 << 20)
         if not self._gate.crowd.enter(address, chance):
             self._gate.count("crowded")
@@ -119,6 +125,9 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         if header.client is not None:
             self._ends = header.client
             self.stream.line.address = header.client[0]
+            if not self._gate.arrives(header.client[0]):
+                self.abort()
+                return
         self._admit()
         if rest and not self._gone and not self.stream.over:
             self.dataReceived(rest)
@@ -146,6 +155,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
 
     def resumeProducing(self) -> None:
         self._full_since = None
+        self._file()
         self._steer()
 
     def stopProducing(self) -> None:
@@ -196,7 +206,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
                 "a client that reads nothing was closed: {host}", host=self._ends[0]
             )
             self.abort()
-        else:
+        elif self.stream.overdue(reading=self._reading):
             self.run(lambda: self.stream.tick(reading=self._reading))
 
     def _file(self) -> None:
@@ -205,6 +215,7 @@ class Client(TwistedProtocol):  # type: ignore[misc] # Twisted has no types here
         if self._stranger and (stream.known or stream.over):
             gate.crowd.leave(self._stranger)
             self._stranger = ""
+            self.transport.bufferSize = READ_BYTES
         if stream.line.account != self._account:
             self._unfile()
             self._account = stream.line.account

@@ -16,6 +16,7 @@ import pytest
 from OpenSSL import SSL
 
 from ..support.bed import Bed
+from ..support.crowd import knock, silent
 from ..support.gate import Gate
 from ..support.gateclient import GateClient
 from ..support.persons import Person
@@ -59,6 +60,22 @@ def closed(client: RawClient) -> bytes:
     """What came until the gate closed, from now on."""
     at = len(client.received)
     return client.wait_closed()[at:]
+
+
+# -- without a key --------------------------------------------------------------
+
+
+def test_auth_08_nobody_comes_in_as_nobody(bed: Bed, recorder: Recorder) -> None:
+    gate = before(bed, recorder)
+    client = bed.at_gate(gate, ALICE)
+    client.secure()
+    there = recorder.last.received
+    for said in ("", "=", "c2lyaGM="):
+        client.send(f"<auth xmlns='{SASL}' mechanism='ANONYMOUS'>{said}</auth>")
+        failure = client.expect(f"{{{SASL}}}failure")
+        assert failure.find(f"{{{SASL}}}not-authorized") is not None
+    assert recorder.last.received == there
+    assert "no key: login refused from 127.0.0.1 (a.test)" in gate.errors
 
 
 # -- XML ------------------------------------------------------------------------
@@ -280,7 +297,7 @@ def test_res_04_out_of_file_descriptors_it_waits_and_recovers(
     gate.limit_files = 256
     gate.start()
     client = plainly(bed.at_gate(gate, alice))
-    crowd = [socket.create_connection(("127.0.0.1", gate.port)) for _ in range(300)]
+    crowd = silent(gate.port, 300)
     client.ping()
     assert _busy(gate.pid) < 0.5
     for one in crowd:
@@ -295,7 +312,7 @@ def test_res_01_strangers_end_by_themselves_and_leave_nothing(
     gate = before(bed, recorder, arguments=["--strangers", "600"])
     plainly(bed.at_gate(gate, alice)).close()
     files, start = _files(gate.pid), _memory(gate.pid)
-    crowd = [socket.create_connection(("127.0.0.1", gate.port)) for _ in range(250)]
+    crowd = silent(gate.port, 250)
     until(lambda: _files(gate.pid) >= files + 245, "the crowd to be let in")
     assert _memory(gate.pid) - start < 250 * 65_536
     plainly(bed.at_gate(gate, alice, seconds=2)).close()
@@ -309,21 +326,38 @@ def test_res_01_strangers_end_by_themselves_and_leave_nothing(
 def test_res_02_connections_that_come_and_go_leave_nothing(
     bed: Bed, recorder: Recorder
 ) -> None:
-    gate = before(bed, recorder)
+    """Each address comes a few times only: the gate looks at all of them."""
+    gate = before(bed, recorder, arguments=["--metrics", "127.0.0.1:0"])
 
     def come_and_go(times: int) -> None:
-        for _ in range(times):
-            socket.create_connection(("127.0.0.1", gate.port)).close()
+        for number in range(times):
+            knock(gate.port, number).close()
 
     files = _files(gate.pid)
     sizes = []
     for _ in range(6):
-        come_and_go(1_500)
+        come_and_go(5_000)
         until(lambda: _files(gate.pid) <= files, "them to be gone")
         sizes.append(_memory(gate.pid))
     # threats.md's bound; that no object stays is tests/unit/net/test_gate.py's
     # the allocator settles in the first rounds
     assert sizes[-1] - sizes[2] < 8 * 1024 * 1024, sizes
+    assert 'event="crowded"' not in _metrics(gate)
+
+
+def test_res_02_who_comes_and_goes_without_end_is_not_looked_at(
+    bed: Bed, alice: Person, recorder: Recorder
+) -> None:
+    few = ["--metrics", "127.0.0.1:0", "--strangers-each", "100"]
+    gate = before(bed, recorder, arguments=few)
+    client = plainly(bed.at_gate(gate, alice, source="127.0.0.9"))
+    for _ in range(300):
+        socket.create_connection(("127.0.0.1", gate.port), 5).close()
+    client.ping()
+    plainly(bed.at_gate(gate, alice, source="127.0.0.9")).ping()
+    until(lambda: 'event="crowded"' in _metrics(gate), "some to be left out")
+    # patience, and the address is as good as any
+    until(lambda: _greeted(gate), "it to be let in again")
 
 
 # -- operation ------------------------------------------------------------------
@@ -463,6 +497,22 @@ def _certificate(bed: Bed, gate: Gate) -> bytes:
 def _line(gate: Gate, words: str) -> str:
     lines = [one for one in gate.output.splitlines() if words in one]
     return lines[-1].partition(words)[2] if lines else ""
+
+
+def _metrics(gate: Gate) -> str:
+    line = until(lambda: _line(gate, "metrics on "), "the metrics' line")
+    with urllib.request.urlopen(f"http://{line}/metrics") as answer:
+        return str(answer.read().decode())
+
+
+def _greeted(gate: Gate) -> bool:
+    """Whether a stream header from 127.0.0.1 is answered."""
+    with RawClient(gate.port, "a.test") as client:
+        try:
+            client.open_stream()
+        except (StreamEndedError, ConnectionError):
+            return False
+    return True
 
 
 def _all(connection: socket.socket) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
+import signal
 
 import pytest
 
@@ -241,3 +243,39 @@ def test_a_gates_next_key_is_followed(two: tuple[Bed, Gate, Tillie, Tillie]) -> 
     say(bed, bob, ALICE, again)
     texts = [one["text"] for one in ta.json("notices")]
     assert any("a.test changed its key" in one for one in texts)
+
+
+def test_rel_23_a_certificate_that_is_replaced_by_a_bad_one(bed: Bed) -> None:
+    """Whoever is in stays in and writes on; who comes anew is told why not, and gets
+    in when it is good again."""
+    bed.start(ALICE, BOB, require_encryption=False)
+    names = ("a.test", "b.test")
+    leaf = bed.authority.leaf(*names, label="gate")
+    gate = bed.gate(leaves=dict.fromkeys(names, leaf))
+    ta, tb = behind(bed, gate, "ta"), behind(bed, gate, "tb")
+    alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
+    published(ta)
+    published(tb)
+    say(bed, alice, BOB, bob)
+    bed.authority.leaf(*names, label="gate", lasts=-datetime.timedelta(hours=1))
+    reload(gate)
+    assert "nobody new gets in" in gate.errors
+    say(bed, bob, ALICE, alice)
+    alice.close()
+    with pytest.raises(RefusedError) as refused:
+        bed.raw(ALICE, ta.port)
+    assert "expired" in str(refused.value)
+    bed.authority.leaf(*names, label="gate")
+    reload(gate)
+    again = bed.raw(ALICE, ta.port)
+    say(bed, again, BOB, bob)
+
+
+def reload(gate: Gate) -> None:
+    """SIGHUP, and wait until it is done."""
+    before = gate.errors.count("configuration reloaded")
+    gate.send_signal(signal.SIGHUP)
+    until(
+        lambda: gate.errors.count("configuration reloaded") > before,
+        "the gate's reload",
+    )

@@ -6,7 +6,17 @@ import ipaddress
 
 import pytest
 
-from proxy.gate.limits import ADDRESSES, BURST, REFILL_MS, Crowd, Failures, origin
+from proxy.gate.limits import (
+    ADDRESSES,
+    ARRIVAL_MS,
+    ARRIVALS,
+    BURST,
+    REFILL_MS,
+    Arrivals,
+    Crowd,
+    Failures,
+    origin,
+)
 from proxy.gate.policy import Policies, Rule, within
 from tests.support.persons import NOW
 
@@ -37,6 +47,21 @@ def test_auth_14_failures_are_worked_off() -> None:
     assert not failures.exhausted("192.0.2.1", NOW + REFILL_MS)
     failures.add("192.0.2.1", NOW + REFILL_MS)
     assert failures.exhausted("192.0.2.1", NOW + REFILL_MS)
+
+
+def test_res_02_an_address_has_a_burst_and_then_a_rate() -> None:
+    arrivals = Arrivals(100)
+    there = [arrivals.enter("192.0.2.1", NOW) for _ in range(150)]
+    assert there == [True] * 100 + [False] * 50
+    assert arrivals.enter("192.0.2.2", NOW)
+    # who was not let in has not come, and does not wait the longer for it
+    later = NOW + 3 * ARRIVAL_MS
+    assert [arrivals.enter("192.0.2.1", later) for _ in range(5)] == [True] * 3 + (
+        [False] * 2
+    )
+    arrivals.allow(1_000_000)
+    there = [arrivals.enter("192.0.2.3", NOW) for _ in range(ARRIVALS + 1)]
+    assert there == [True] * ARRIVALS + [False]
 
 
 def test_addresses_are_bounded() -> None:

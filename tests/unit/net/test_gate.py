@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import ipaddress
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,10 +25,18 @@ from proxy.net.gate import (
     Gate,
     Settings,
 )
-from proxy.net.gateclient import CLOSE_SECONDS, SLOW_SECONDS, Client
+from proxy.net.gateclient import (
+    CLOSE_SECONDS,
+    READ_BYTES,
+    SLOW_SECONDS,
+    STRANGERS_BYTES,
+    Client,
+)
 from proxy.wire.framing import Framer
 from tests.support.persons import JULIET
 from tests.unit.gate.staging import DOMAIN, Stage
+
+EACH = 50
 
 
 class Worker:
@@ -52,6 +62,7 @@ class Transport(StringTransport):
         self.disconnecting = True
 
     aborted = False
+    bufferSize = 0
 
 
 class Port:
@@ -73,7 +84,9 @@ class Bench:
         self.worker = Worker()
         self.counted: list[str] = []
         self.stages: list[Stage] = []
-        settings = Settings((DOMAIN,), {DOMAIN: ("127.0.0.1", 1)}, Policies())
+        settings = Settings(
+            (DOMAIN,), {DOMAIN: ("127.0.0.1", 1)}, Policies(), strangers_each=EACH
+        )
         nothing: Any = None
         worker: Any = self.worker
         self.gate = Gate(
@@ -236,6 +249,37 @@ def test_res_03_one_that_reads_again_stays(bench: Bench) -> None:
     bench.pass_(20)
     assert not transport.aborted
     assert client not in bench.gate.hurried
+
+
+def test_res_02_an_address_that_comes_too_often_gets_no_protocol(bench: Bench) -> None:
+    factory = bench.gate.factory(direct=False)
+    often, other = (IPv4Address("TCP", one, 1234) for one in ("192.0.2.7", "192.0.2.8"))
+    for _ in range(EACH):
+        assert factory.buildProtocol(often) is not None
+    assert factory.buildProtocol(often) is None
+    assert bench.counted == ["crowded"]
+    assert factory.buildProtocol(other) is not None
+
+
+def test_res_02_behind_a_balancer_the_client_s_address_counts(bench: Bench) -> None:
+    networks = (ipaddress.ip_network("192.0.2.7/32"),)
+    bench.gate.settings = replace(bench.gate.settings, proxy_in=networks)
+
+    def come(client: str) -> Transport:
+        one, transport = bench.connect()
+        one.dataReceived(f"PROXY TCP4 {client} 192.0.2.8 1000 5222\r\n".encode())
+        return transport
+
+    assert not any(come("198.51.100.1").aborted for _ in range(EACH))
+    assert come("198.51.100.1").aborted
+    assert not come("198.51.100.2").aborted
+
+
+def test_res_01_strangers_are_read_in_small_pieces(bench: Bench) -> None:
+    _, transport = bench.connect()
+    assert transport.bufferSize == STRANGERS_BYTES
+    _, known, _ = bench.opened()
+    assert known.bufferSize == READ_BYTES
 
 
 def test_a_stanza_that_never_ends_ends_the_stream(bench: Bench) -> None:
