@@ -28,9 +28,12 @@ _SETTINGS = {
 
 
 class Postgres:
-    """Starts on construction; `stop` ends it, `remove` its folder as well."""
+    """Starts on construction; `stop` ends it, `remove` its folder as well.
 
-    def __init__(self) -> None:
+    `of` makes it the standby of another one, which follows it until `promote`.
+    """
+
+    def __init__(self, of: Postgres | None = None) -> None:
         self._programs = programs()
         self._user = "postgres" if os.getuid() == 0 else None
         # a socket's path has to be short
@@ -42,11 +45,18 @@ class Postgres:
         self.log = self.folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
-        self._run(
-            "initdb",
-            *("-D", str(self.data), "-U", "gate", "-A", "trust", "--no-sync"),
-            *("-E", "UTF8", "--locale", "C.UTF-8"),
-        )
+        if of is None:
+            self._run(
+                "initdb",
+                *("-D", str(self.data), "-U", "gate", "-A", "trust", "--no-sync"),
+                *("-E", "UTF8", "--locale", "C.UTF-8"),
+            )
+        else:
+            self._run(
+                "pg_basebackup",
+                *("-D", str(self.data), "-U", "gate", "-h", str(of.folder)),
+                *("-R", "-c", "fast", "--no-sync"),
+            )
         with (self.data / "postgresql.conf").open("a") as file:
             for name, value in _SETTINGS.items():
                 file.write(f"{name} = {value}\n")
@@ -83,6 +93,22 @@ class Postgres:
         for child in children:
             until(lambda pid=child: not _runs(pid), "its processes", seconds=60)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
+
+    def promote(self) -> None:
+        """Let a standby write from now on."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute("SELECT pg_promote(true, 60)")
+
+    def position(self) -> int:
+        """How far it has written, or followed."""
+        ask = (
+            "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+            " ELSE pg_current_wal_lsn() END - '0/0'::pg_lsn"
+        )
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            row = connection.execute(ask).fetchone()
+        assert row is not None
+        return int(row[0])
 
     def database(self) -> str:
         """The URL of a new and empty database."""
