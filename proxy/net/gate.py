@@ -150,7 +150,7 @@ class Gate:
         for client in list(self.clients):
             client.run(client.stream.stop)
         done: Deferred[None] = Deferred()
-        self._until_gone(done, 15)
+        self._until_gone(done, 10)
         return done
 
     def _until_gone(self, done: Deferred[None], tries: int) -> None:

@@ -122,16 +122,25 @@ class GateSigner:
             self._next = self._reactor.callLater(EVERY, self._look)
 
     def look(self) -> Deferred[None]:
-        """Look at once, as after SIGHUP; fires when that is done."""
+        """Look after what is the case now; fires when that is done.
+
+        One that is under way may have asked before, so another one follows it.
+        """
+        done: Deferred[None] = Deferred()
+        if self._looking is not None:
+            self._looking.addBoth(lambda _: self._look_now(done))
+        else:
+            self._look_now(done)
+        return done
+
+    def _look_now(self, done: Deferred[None]) -> None:
         if self._looking is None and self._next is not None:
             self._next.cancel()
             self._look()
-        done: Deferred[None] = Deferred()
         if self._looking is None:
             done.callback(None)
         else:
             self._looking.addBoth(lambda _: done.callback(None))
-        return done
 
     def _look(self) -> None:
         self._next = None

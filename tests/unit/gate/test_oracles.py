@@ -26,6 +26,7 @@ import sqlalchemy as sa
 import proxy
 from proxy.core.streams import SASL
 from proxy.gate.admission import answer
+from proxy.gate.limits import BURST
 from proxy.gate.policy import Policies, Rule
 from proxy.gate.questions import MayTry, No, Question, Removed, Yes
 from proxy.keys import databases
@@ -253,3 +254,22 @@ def test_auth_16_the_database_is_asked_the_same(
     passed = [asked(one, removed) for one in (CRANK, NOBODY)]
     assert passed[0] == passed[1]
     assert passed[0][0] == Yes()
+
+
+# -- guessing ------------------------------------------------------------------------------
+
+
+def test_auth_14_one_guess_at_each_of_many_accounts_is_as_slow() -> None:
+    """It is the address that waits, whatever names it tries."""
+    first = Stage()
+    relayed = 0
+    for number in range(60):
+        one = Stage(world=first.world, clock=first.clock, person=first.person)
+        login = plain(f"user{number}", "123456")
+        relayed += bool(one.presented().passed(login))
+        one.server(FAILURE)
+    assert relayed == BURST
+    elsewhere = Stage(
+        world=first.world, clock=first.clock, address="198.51.100.1", person=Person()
+    )
+    assert elsewhere.presented().passed(plain("user1", "right"))

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 
 from proxy.errors import EnvFault, StoreFault, TrustFault
 from proxy.gate import publishing
-from proxy.gate.questions import Publish, Served, Serving
+from proxy.gate.questions import Answer, Publish, Question, Served, Serving
 from proxy.keys import serverfiles, servers, tokens
 from proxy.keys.documents import make_doc
 from proxy.keys.handshake import (
@@ -318,6 +318,33 @@ async def test_a_key_that_was_rotated_elsewhere_speaks_here(
     again = begin(tmp_path)
     await again.start()
     assert again.document(DOMAIN) == shown
+
+
+@ensureDeferred
+async def test_a_look_that_is_asked_for_begins_behind_the_one_that_runs(
+    begin: Begin, worker: RegistryWorker, tmp_path: Path
+) -> None:
+    """The timer's may have asked before what is to be seen was there."""
+    gate = begin(tmp_path)
+    await gate.start()
+    asked, held = worker.ask, Deferred[Answer]()
+
+    def asking(question: Question) -> Deferred[Answer]:
+        # the second domain's answer takes its time, the first one's has come
+        if question == Served(OTHER) and not held.called:
+            return held
+        return asked(question)
+
+    gate._registry.ask = asking  # type: ignore[method-assign]
+    running = gate.look()
+    await rotate(worker, tmp_path)
+    again = gate.look()
+    assert not running.called
+    held.callback(await asked(Served(OTHER)))
+    await again
+    following = serverfiles.load(tmp_path, DOMAIN, "next.key")
+    assert following is not None
+    assert gate.document(DOMAIN).document.keys == following.public
 
 
 @ensureDeferred
