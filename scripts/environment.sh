@@ -82,6 +82,7 @@ packages() {
             postgresql) compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null ;;
             ejabberd) [ -x /usr/sbin/ejabberdctl ] ;;
             haproxy) [ -x /usr/sbin/haproxy ] ;;
+            prosody-modules) [ -d /usr/lib/prosody/modules/mod_delegation ] ;;
             *) command -v "$name" >/dev/null || [ -x "/usr/bin/$name" ] ;;
         esac || missing+=("$name")
     done
