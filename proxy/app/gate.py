@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from ..errors import Fault
 from ..gate.questions import Changes, Unavailable
-from ..net.gate import Doorstep, Gate, Settings, now
+from ..net.gate import Gate, Settings, now
 from ..net.gatetls import Endings, Files, GateCertificates
 from ..net.publisher import GateSigner
 from ..net.registry import RegistryWorker
@@ -120,7 +120,7 @@ class GateService:
         lines = []
         for one in self.config.listeners:
             factory = gate.factory(direct=one.security == "tls")
-            port, line = listen(self._reactor, one, factory, Doorstep)
+            port, line = listen(self._reactor, one, factory)
             gate.ports.append(port)
             lines.append(line)
         metrics = self._serve_metrics()

@@ -189,23 +189,17 @@ class Service:
         }
 
 
-def listen(
-    reactor: Any, listener: Listener, factory: Any, kind: Any = None
-) -> tuple[Any, str]:
+def listen(reactor: Any, listener: Listener, factory: Any) -> tuple[Any, str]:
     """Listen; the port, and the listener as it is told, with its real number.
 
-    :param kind: of the port, Twisted's if it is not said.
     :raises EnvFault: the address cannot be had.
     """
     from twisted.internet.error import CannotListenError
 
-    host, port = listener.address
+    from ..net.ports import open_port
+
     try:
-        if kind is None:
-            opened = reactor.listenTCP(port, factory, interface=host, backlog=1024)
-        else:
-            opened = kind(port, factory, 1024, host, reactor)
-            opened.startListening()
+        opened = open_port(reactor, listener.address, factory)
     except CannotListenError as error:
         reason = getattr(error.socketError, "strerror", None) or error.socketError
         raise EnvFault(

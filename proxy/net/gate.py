@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
-from twisted.internet.tcp import Port
 
 from ..gate.enforce import Enforcement, Terms
 from ..gate.limits import Arrivals, Crowd
@@ -39,8 +38,6 @@ REST_EVERY: Final = 20
 CHANGES_BACK_MS: Final = 60_000
 """Clocks of gates and commits that take their time: looks overlap by that."""
 HYSTERESIS: Final = 0.95
-ACCEPTS: Final = 100
-"""Connections that are accepted before others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,16 +212,6 @@ def now() -> int:
 
 def _stream_id() -> str:
     return secrets.token_hex(16)
-
-
-class Doorstep(Port):  # type: ignore[misc] # Twisted has no types here
-    """A listening port that lets in a few at a time.
-
-    Twisted takes as many as there are, ever more: while it does, everybody who is in
-    waits.
-    """
-
-    numberAccepts = property(lambda _: ACCEPTS, lambda *_: None)
 
 
 class _ClientFactory(Factory):  # type: ignore[misc] # Twisted has no types here
