@@ -11,9 +11,8 @@ from __future__ import annotations
 import functools
 import json
 import os
-import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,18 @@ from .config import load, state_folder
 from .control import NotRunning, ask
 from .gatecli import InOrder, gate
 from .sources import PUBLIC_SWITCH, UsageFault
-from .terminal import escaped, table
+from .terminal import escaped
+from .texts import (
+    all_well,
+    device_text,
+    doctor_text,
+    enrol_text,
+    link_text,
+    policy_text,
+    rollover_text,
+    status_text,
+    table_text,
+)
 
 DONE, FAILED, USAGE, NOT_RUNNING = 0, 1, 2, 3
 
@@ -208,7 +218,7 @@ def _asking(command: Callable[..., int | None]) -> Callable[..., int | None]:
 @_asking
 def status(asked: _Asked) -> None:
     """Show accounts, listeners and how many notices wait."""
-    asked.show(asked.ask("status"), _status_text)
+    asked.show(asked.ask("status"), status_text)
 
 
 @tillie.command()
@@ -218,7 +228,7 @@ def contacts(asked: _Asked) -> None:
     columns = ("jid", "level", "policy", "devices", "since", "last_seen_key")
     asked.show(
         asked.ask("contacts"),
-        lambda found: _table(found, (*columns, "fingerprint"), "no contacts yet"),
+        lambda found: table_text(found, (*columns, "fingerprint"), "no contacts yet"),
     )
 
 
@@ -228,19 +238,21 @@ def notices(asked: _Asked) -> None:
     """Show what Tillie had to say, oldest first."""
     asked.show(
         asked.ask("notices"),
-        lambda found: _table(found, ("time", "account", "jid", "text"), "no notices"),
+        lambda found: table_text(
+            found, ("time", "account", "jid", "text"), "no notices"
+        ),
     )
 
 
 @tillie.group(invoke_without_command=True)
 @_asking
 def devices(asked: _Asked) -> None:
-    """Show this account's devices; "name" and "remove" change one."""
+    """Show this account's devices; "name", "remove" and "rollover" change them."""
     if click.get_current_context().invoked_subcommand is None:
         columns = ("id", "name", "added", "removed", "this")
         asked.show(
             asked.ask("devices"),
-            lambda found: _table(found, columns, "no devices yet"),
+            lambda found: table_text(found, columns, "no devices yet"),
         )
 
 
@@ -255,7 +267,7 @@ def devices_name(asked: _Asked, words: tuple[str, ...]) -> None:
             click.get_current_context(),
         )
     device = words[0] if len(words) == 2 else None
-    asked.show(asked.ask("devices-name", id=device, name=words[-1]), _device_text)
+    asked.show(asked.ask("devices-name", id=device, name=words[-1]), device_text)
 
 
 @devices.command("remove")
@@ -263,7 +275,20 @@ def devices_name(asked: _Asked, words: tuple[str, ...]) -> None:
 @_asking
 def devices_remove(asked: _Asked, device: str) -> None:
     """Take the device ID off the account for good."""
-    asked.show(asked.ask("devices-remove", id=device), _device_text)
+    asked.show(asked.ask("devices-remove", id=device), device_text)
+
+
+@devices.command("rollover")
+@click.option("--alone", is_flag=True, help="Other devices are linked again later.")
+@_asking
+def devices_rollover(asked: _Asked, alone: bool) -> None:
+    """Give the account new keys, signed by the old ones: contacts follow by themselves.
+
+    Only where the keys were made. If they were stolen this does not help: ask the
+    server's administrator for a reset.
+    """
+    answer = asked.ask("devices-rollover", alone=alone or None)
+    asked.show(answer, rollover_text)
 
 
 @tillie.command()
@@ -278,7 +303,7 @@ def link(asked: _Asked, code: str | None) -> None:
         code = sys.stdin.readline().strip()
         if not code:
             raise click.UsageError("there was no code on standard input")
-    asked.show(asked.ask("link", code=code), _link_text)
+    asked.show(asked.ask("link", code=code), link_text)
 
 
 @tillie.command()
@@ -293,7 +318,7 @@ def enrol(asked: _Asked, jid: str, code: str) -> None:
     """
     if code == "-":
         code = sys.stdin.readline().strip()
-    asked.show(asked.ask("enrol", jid=jid, code=code), _enrol_text)
+    asked.show(asked.ask("enrol", jid=jid, code=code), enrol_text)
 
 
 @tillie.command()
@@ -301,7 +326,7 @@ def enrol(asked: _Asked, jid: str, code: str) -> None:
 @_asking
 def allow(asked: _Asked, jid: str) -> None:
     """Let messages to JID leave in the clear until there is a key for it."""
-    asked.show(asked.ask("allow", jid=jid), _policy_text)
+    asked.show(asked.ask("allow", jid=jid), policy_text)
 
 
 @tillie.command()
@@ -309,7 +334,7 @@ def allow(asked: _Asked, jid: str) -> None:
 @_asking
 def require(asked: _Asked, jid: str) -> None:
     """Never send JID anything in the clear."""
-    asked.show(asked.ask("require", jid=jid), _policy_text)
+    asked.show(asked.ask("require", jid=jid), policy_text)
 
 
 @tillie.command()
@@ -317,7 +342,7 @@ def require(asked: _Asked, jid: str) -> None:
 @_asking
 def forget(asked: _Asked, jid: str) -> None:
     """Forget what is known and was decided of JID: its keys are new again."""
-    asked.show(asked.ask("forget", jid=jid), _policy_text)
+    asked.show(asked.ask("forget", jid=jid), policy_text)
 
 
 @tillie.command()
@@ -325,8 +350,8 @@ def forget(asked: _Asked, jid: str) -> None:
 def doctor(asked: _Asked) -> int:
     """Check the port, DNS, the server's certificate and its PEP."""
     checks = asked.ask("doctor")
-    asked.show(checks, _doctor_text)
-    return DONE if _all_well(checks) else FAILED
+    asked.show(checks, doctor_text)
+    return DONE if all_well(checks) else FAILED
 
 
 # -- commands to come -------------------------------------------------------
@@ -354,89 +379,3 @@ _to_come("service", "Start Tillie with the machine.")
 tillie.add_command(gate)
 gate.add_command(gatesetup.config)
 gate.add_command(gatesetup.check)
-
-
-# -- for people -------------------------------------------------------------
-
-
-def _table(
-    found: Sequence[Mapping[str, object]], columns: Sequence[str], nothing: str
-) -> str:
-    if not found:
-        return nothing
-    # A terminal is folded to its width; a pipe gets whole lines.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    return table(
-        [column.replace("_", " ") for column in columns],
-        [[_cell(one[column]) for column in columns] for one in found],
-        width,
-    )
-
-
-def _cell(value: object) -> str:
-    match value:
-        case None | "":
-            return "-"
-        case bool():
-            return "yes" if value else "no"
-        case list():
-            return ", ".join(map(_cell, value)) or "-"
-        case Mapping():
-            return ", ".join(f"{name} {_cell(one)}" for name, one in value.items())
-        case _:
-            return str(value)
-
-
-def _count(value: object) -> int:
-    return len(value) if isinstance(value, list) else int(str(value))
-
-
-def _status_text(found: Mapping[str, Any]) -> str:
-    columns = ("jid", "server", "connected", "gate", "token_expires")
-    lines = [f"tillie {escaped(_cell(found['version']))}"]
-    lines += [f"listening on {escaped(_cell(one))}" for one in found["listeners"]]
-    lines.append(_table(found["accounts"], columns, "no account has logged in yet"))
-    if count := _count(found["notices"]):
-        lines.append(f"{count} notices; tillie notices shows them")
-    return "\n".join(lines)
-
-
-def _device_text(found: Mapping[str, Any]) -> str:
-    gone = "removed" if found.get("removed") else _cell(found.get("name"))
-    return escaped(f"{found['id']}: {gone}")
-
-
-def _enrol_text(answer: object) -> str:
-    jid = answer.get("jid") if isinstance(answer, dict) else ""
-    return f"the code is shown to the gate at the first login of {jid}"
-
-
-def _policy_text(found: Mapping[str, Any]) -> str:
-    return escaped(f"{found['jid']}: {_cell(found['policy'])}")
-
-
-def _link_text(found: Mapping[str, Any]) -> str:
-    if found.get("joined"):
-        return "this device now belongs to the account"
-    code, fingerprint = escaped(found["code"]), escaped(found["fingerprint"])
-    return (
-        f"code: {code}\n"
-        f"fingerprint: {fingerprint}\n"
-        "on the other device: tillie link CODE"
-    )
-
-
-def _all_well(found: object) -> bool:
-    return isinstance(found, list) and all(
-        isinstance(check, dict) and check.get("ok") is True for check in found
-    )
-
-
-def _doctor_text(found: Sequence[Mapping[str, Any]]) -> str:
-    lines = []
-    for check in found:
-        word = "ok   " if check["ok"] is True else "wrong"
-        lines.append(f"{word}  {escaped(check['check'])}: {escaped(check['text'])}")
-        if check.get("hint"):
-            lines.append(f"       hint: {escaped(check['hint'])}")
-    return "\n".join(lines)

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from ..errors import REMOTE, TrustFault
-from ..keys.manifest import Manifest
 from ..keys.store import Store
 from ..suites.entropy import token
 from . import lookups, vouchers
@@ -261,9 +260,11 @@ class Account:
 
     def _learn(self, jid: str, found: Found, now: int) -> None:
         try:
-            self._check_own(jid, found.manifest)
+            self._check_own(jid, found)
             word = vouchers.weigh(self, jid, found, now)
-            learned = self.contacts.learn(jid, found.manifest, found.prekeys, now)
+            learned = self.contacts.learn(
+                jid, found.manifest, found.prekeys, now, found.rollovers
+            )
             self.contacts.vouched(jid, word, self.servers.voucher(jid))
         except REMOTE as fault:
             self.contacts.failed(jid, Finding.FAILED, fault.text, now)
@@ -274,11 +275,11 @@ class Account:
         text = learned.notice or "the look-up brought nothing new"
         self.contacts.failed(jid, Finding.FAILED, text, now)
 
-    def _check_own(self, jid: str, manifest: Manifest) -> None:
+    def _check_own(self, jid: str, found: Found) -> None:
         """The own account is never pinned on first use: its root is known."""
         if jid == self.jid and (
             not self.identity.has_manifest
-            or manifest.root.fingerprint != self.identity.fingerprint
+            or found.manifest.root.fingerprint != self.identity.fingerprint
         ):
             raise TrustFault("the server shows other keys for the own account")
 
@@ -294,6 +295,16 @@ class Account:
         """Accounts that read a lane towards *contact*; None: only the own one."""
         own = (self.jid, self.identity.fingerprint)
         return [own] if contact is None else [own, (contact.jid, contact.pin.root)]
+
+    def audiences(self, contact: Contact | None) -> list[list[tuple[str, bytes]]]:
+        """Those that a lane which is read may have: the present one first, then with
+        the roots that either side left by rollovers (3.10.2)."""
+        roots = (self.identity.fingerprint, *reversed(self.identity.left))
+        own = [(self.jid, root) for root in roots]
+        if contact is None:
+            return [[one] for one in own]
+        theirs = (contact.pin.root, *reversed(contact.pin.left))
+        return [[one, (contact.jid, root)] for one in own for root in theirs]
 
     def own_readers(self) -> list[Reader]:
         """The own other devices that published a prekey."""

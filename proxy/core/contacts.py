@@ -10,12 +10,13 @@ from __future__ import annotations
 import fnmatch
 import json
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from ..errors import PeerFault, TrustFault
 from ..keys import trust
-from ..keys.manifest import Device, Manifest, open_manifest
+from ..keys.manifest import REMOVED_KEPT_MS, Device, Manifest, open_manifest
 from ..keys.prekeys import Prekey, check_prekey
 from ..keys.store import Store
 from ..keys.tokens import SKEW_MS, Token
@@ -47,6 +48,7 @@ class Contact:
 
     :param prekeys: newest prekey of each device, by Ed25519 public key.
     :param seen: when each device was first seen here, in milliseconds.
+    :param gone: devices that left by a rollover (3.10), and when that was taken.
     :param vouched: until when the token that was held for the pinned manifest is
         good, 0 for none; *voucher* is the fingerprint of the key that signed it.
     """
@@ -55,6 +57,7 @@ class Contact:
     manifest: Manifest
     prekeys: dict[bytes, Prekey] = field(default_factory=dict)
     seen: dict[bytes, int] = field(default_factory=dict)
+    gone: dict[bytes, int] = field(default_factory=dict)
     vouched: int = 0
     voucher: bytes = b""
 
@@ -177,12 +180,25 @@ class Contacts:
         return now - contact.pin.checked > FRESH or now < contact.pin.checked - FRESH
 
     def learn(
-        self, jid: str, manifest: Manifest, prekeys: list[Prekey], now: int
+        self,
+        jid: str,
+        manifest: Manifest,
+        prekeys: list[Prekey],
+        now: int,
+        rollovers: Sequence[str] = (),
     ) -> Learned:
-        """Judge a verified *manifest* of *jid* and keep what trust allows."""
+        """Judge a verified *manifest* of *jid* and keep what trust allows.
+
+        :param rollovers: what stands beside it, not verified.
+        """
         old = self.get(jid)
-        decision = trust.judge(old.pin if old else None, manifest, now)
+        leading = [one.encode() for one in rollovers]
+        decision = trust.judge(old.pin if old else None, manifest, now, leading)
         match decision:
+            case trust.Rolled(pin=pin, reason=reason):
+                contact = self._advanced(old, pin, manifest, prekeys, now)
+                self._failures.pop(jid, None)
+                return Learned(contact, reason, devices_changed=True)
             case trust.Held(pin=pin) | trust.Kept(pin=pin):
                 return self._hold(old, pin, decision, prekeys)
             case trust.Pinned(pin=pin) | trust.Advanced(pin=pin):
@@ -257,6 +273,7 @@ class Contacts:
             manifest=manifest,
             prekeys=dict(old.prekeys) if old else {},
             seen=seen,
+            gone=_gone(old, manifest, now) if old else {},
         )
         return self._keep(self._with_prekeys(contact, prekeys))
 
@@ -369,6 +386,8 @@ def _pack(contact: Contact) -> bytes:
             "vouched": contact.vouched,
             "voucher": b64(contact.voucher),
             "seen": {b64(public): at for public, at in contact.seen.items()},
+            "left": [b64(root) for root in pin.left],
+            "gone": {b64(public): at for public, at in contact.gone.items()},
         }
     ).encode()
 
@@ -385,6 +404,7 @@ def _unpack(data: bytes) -> Contact:
         since=record["since"],
         checked=record["checked"],
         alarm=record["alarm"],
+        left=tuple(unb64(root) for root in record.get("left", [])),
     )
     prekeys = [
         Prekey(unb64(device), number, unb64(public), unb64(signature))
@@ -397,4 +417,19 @@ def _unpack(data: bytes) -> Contact:
         seen={unb64(public): at for public, at in record["seen"].items()},
         vouched=record.get("vouched", 0),
         voucher=unb64(record.get("voucher", "")),
+        gone={unb64(public): at for public, at in record.get("gone", {}).items()},
     )
+
+
+def _gone(old: Contact, manifest: Manifest, now: int) -> dict[bytes, int]:
+    """The devices that are not listed any more, with those that went earlier.
+
+    Under one root none leaves the list before its year is over (3.5).
+    """
+    gone = {public: at for public, at in old.gone.items() if now - at < REMOVED_KEPT_MS}
+    if manifest.root != old.manifest.root:
+        for device in old.manifest.devices:
+            gone.setdefault(device.public, device.removed or now)
+    return {
+        public: at for public, at in gone.items() if manifest.device(public) is None
+    }

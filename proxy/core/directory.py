@@ -7,7 +7,7 @@ Every other error, and silence, is no answer at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 from xml.etree.ElementTree import Element, SubElement
@@ -15,6 +15,7 @@ from xml.etree.ElementTree import Element, SubElement
 from ..errors import Fault, PeerFault, TrustFault
 from ..keys.manifest import Manifest, open_manifest
 from ..keys.prekeys import Prekey
+from ..keys.servers import MOST_ROLLOVERS
 from ..suites.fields import b64, unb64
 from .questions import Answer, Refused, Result, Then
 from .servers import KEY as KEY
@@ -41,12 +42,14 @@ class Found:
 
     :param token: JWS as text, empty where there is none.
     :param server: what was shown as the key of the account's domain.
+    :param rollovers: what led to the root of the manifest, oldest first (3.10).
     """
 
     manifest: Manifest
     prekeys: list[Prekey]
     token: str = ""
     server: Shown | None = None
+    rollovers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,9 @@ def record(element: Element, jid: str) -> Found:
     text = element.findtext(f"{{{KEY}}}manifest") or ""
     token = element.findtext(f"{{{KEY}}}token") or ""
     server = Shown.read(element.find(f"{{{KEY}}}server"))
-    return Found(open_manifest(text.encode(), jid), [], token, server)
+    found = [one.text or "" for one in element.findall(f"{{{KEY}}}rollover")]
+    rollovers = tuple(found[:MOST_ROLLOVERS])
+    return Found(open_manifest(text.encode(), jid), [], token, server, rollovers)
 
 
 def _joined(found: Found, answer: Answer) -> Outcome:
@@ -181,14 +186,23 @@ def _prekey(item: Element) -> Prekey | None:
 
 
 def record_item(
-    manifest: Manifest, token: str = "", server: Shown | None = None
+    manifest: Manifest,
+    token: str = "",
+    server: Shown | None = None,
+    rollovers: Sequence[str] = (),
 ) -> Element:
     """The own record; what would make it too large is left out: the domain's
-    document can be had from the domain."""
+    document can be had from the domain, and who needs an old rollover is late."""
     item = Element(f"{{{PUBSUB}}}item", {"id": "current"})
     made = SubElement(item, f"{{{KEY}}}record")
     SubElement(made, f"{{{KEY}}}manifest").text = manifest.document
     size = len(manifest.document) + len(token)
+    kept = list(rollovers)
+    while kept and size + sum(map(len, kept)) > _LARGEST:
+        del kept[0]
+    size += sum(map(len, kept))
+    for rollover in kept:
+        SubElement(made, f"{{{KEY}}}rollover").text = rollover
     if token:
         SubElement(made, f"{{{KEY}}}token").text = token
     if server is not None and size + len(server.document) <= _LARGEST:

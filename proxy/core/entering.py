@@ -43,7 +43,7 @@ class Entering:
         return Presenting(
             self._uplink.domain,
             identity.device_to_show(),
-            identity.fingerprint if identity.has_manifest else None,
+            identity.shown_root,
             self._house.servers,
             self._house.clock,
             self.floor(),

@@ -21,6 +21,7 @@ from .gatefacts import gate_facts
 from .identity import Standing
 from .keyrequests import KeyRequests
 from .linking import Linking, read_code
+from .newroots import NewRoots
 from .phase import Phase
 from .rotation import Rotations
 from .sasl import unbound
@@ -62,6 +63,7 @@ class House:
         self._requests: dict[str, KeyRequests] = {}
         self._rotations: dict[str, Rotations] = {}
         self._linkings: dict[str, Linking] = {}
+        self._new_roots = NewRoots(clock)
         self._commands: dict[str, Callable[[Account, str], None]] = {
             "allow": self._allow,
             "require": self._require,
@@ -130,6 +132,7 @@ class House:
         """What concerns no single session; see ``Session.tick`` for the rest."""
         for linking in self._linkings.values():
             linking.tick(self.clock())
+        self._new_roots.tick()
 
     # -- commands ------
 
@@ -257,6 +260,9 @@ class House:
         if name == "devices-remove":
             removed = self._remove(account, str(args.get("id")))
             reply({"id": removed, "removed": True})
+            return
+        if name == "devices-rollover":
+            self._new_roots.begin(account, reply, alone=bool(args.get("alone")))
             return
         if name == "devices-name":
             reply(self._rename(account, args.get("id"), str(args.get("name"))))

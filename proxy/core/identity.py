@@ -6,6 +6,7 @@ never made a second time.  What is published, and when, is ``core.directory``'s.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from itertools import pairwise
 
@@ -20,9 +21,13 @@ from ..keys.manifest import (
     without_device,
 )
 from ..keys.prekeys import Prekey, PrekeyPrivate, sign_prekey
+from ..keys.servers import MOST_ROLLOVERS
 from ..keys.store import Store
+from .rollover import Left, Pending
 
 _FORMER = "device-before/"
+_PENDING = "root-next"
+_LEFT = "left"
 PREKEY_LIFE = 48 * 3600 * 1000
 PREKEY_KEPT = 30 * 24 * 3600 * 1000
 
@@ -58,6 +63,9 @@ class Identity:
         self._manifest = (
             open_manifest(document, self.account) if document is not None else None
         )
+        coming = self._get(_PENDING)
+        self._pending = Pending.unpack(coming, self.account) if coming else None
+        self._left = Left.unpack(self._get(_LEFT))
         word = self._get("standing")
         self._standing = Standing[word.decode()] if word else Standing.NEW
 
@@ -141,6 +149,96 @@ class Identity:
         """Public keys of this device, the present one and those it had before."""
         return self._former | {self.device.public}
 
+    # -- another root (3.10) ------
+
+    @property
+    def pending(self) -> Pending | None:
+        """The rollover under way; what is in force is still the old root."""
+        return self._pending
+
+    @property
+    def offered(self) -> Manifest:
+        """What the gate and the server are to have: of a rollover the new one."""
+        return self._pending.manifest if self._pending else self.manifest
+
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """The rollovers that lead to the root of what is offered, oldest first."""
+        last = (self._pending.rollover,) if self._pending else ()
+        return (*self._left.rollovers, *last)[-MOST_ROLLOVERS:]
+
+    @property
+    def left(self) -> tuple[bytes, ...]:
+        """Fingerprints of the roots that were left by rollovers, oldest first."""
+        return self._left.roots
+
+    @property
+    def gone(self) -> dict[bytes, int]:
+        """Devices that left by a rollover, and when."""
+        return self._left.devices
+
+    @property
+    def belongs(self) -> bool:
+        """Whether this device has a part in the account's keys, as far as it knows."""
+        return self._manifest is not None and self._standing is not Standing.LINKING
+
+    @property
+    def shown_root(self) -> bytes | None:
+        """Fingerprint for a presentation (14.3).  None where this device has no part,
+        and while a rollover is under way: which root the gate holds is not known."""
+        if self._pending or not self.belongs:
+            return None
+        return self.fingerprint
+
+    def begin_rollover(self, now: int) -> Pending:
+        """Write down what is to follow; nothing of it is in force yet.
+
+        :raises LocalFault: the root's private key is not here.
+        """
+        if self._pending is None:
+            self._pending = Pending.make(self.manifest, self._owned(), self.device, now)
+            self._put(_PENDING, self._pending.pack())
+        return self._pending
+
+    def promote(self, now: int) -> None:
+        """The gate, or the server, has the new root: it is in force, the old one is
+        forgotten."""
+        pending = self._pending
+        if pending is None:
+            raise LocalFault("no other root is to follow")
+        self._leave(pending.manifest, self.leading, now)
+        self._root = pending.root
+        self._put("root", pending.root.to_bytes())
+        self.end_rollover()
+        self.adopt(pending.manifest, rolled=True)
+
+    def end_rollover(self) -> None:
+        """The new root is in force, or was refused."""
+        self._pending = None
+        self._store.delete("own", self.account, _PENDING)
+
+    def follow(self, manifest: Manifest, rollovers: tuple[str, ...], now: int) -> None:
+        """Another device of the account changed the root, as the old one says; this
+        one is to be linked again.
+
+        :raises LocalFault: the root is here, and did not say so.
+        """
+        if self._root is not None:
+            raise LocalFault("the account's root key is on this device")
+        self._leave(manifest, rollovers, now)
+        self.adopt(manifest, rolled=True)
+
+    def _leave(self, new: Manifest, rollovers: tuple[str, ...], now: int) -> None:
+        self._left = self._left.then(self.manifest, new, rollovers, now)
+        self._put(_LEFT, self._left.pack())
+
+    def keep_rollovers(self, rollovers: tuple[str, ...]) -> None:
+        """What stands beside the own record, for the next one that is published here;
+        contacts verify it."""
+        if self._root is None and rollovers and not self._left.rollovers:
+            self._left = replace(self._left, rollovers=rollovers)
+            self._put(_LEFT, self._left.pack())
+
     # -- making and changing ------
 
     def ensure_device(self, now: int) -> None:
@@ -193,7 +291,7 @@ class Identity:
         self._root = None
         self._store.delete("own", self.account, "root")
 
-    def adopt(self, manifest: Manifest) -> None:
+    def adopt(self, manifest: Manifest, *, rolled: bool = False) -> None:
         """Take *manifest*, which the caller has judged, as the account's own.
 
         Where it is another root's, by a person's word (a link code), the one here
@@ -201,6 +299,9 @@ class Identity:
         """
         if self._root is not None and self._root.public != manifest.root:
             self._drop_root()
+        if not rolled and self._manifest and self._manifest.root != manifest.root:
+            self._left = Left()
+            self._store.delete("own", self.account, _LEFT)
         self._keep(manifest)
         listed = manifest.device(self.device.public)
         active = listed is not None and listed.removed is None

@@ -348,8 +348,7 @@ class KeyRequests:
         if request.owner != account.jid:
             return None
         contact = account.contacts.get(request.requester)
-        accounts = account.audience(contact)
-        return account.ratchets.answer(request.lane, reader, accounts)
+        return account.ratchets.answer(request.lane, reader, account.audiences(contact))
 
 
 def _refusal(

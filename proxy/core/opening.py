@@ -141,8 +141,10 @@ def _check(
         if retry:
             raise TrustFault("a seal in a conversation whose keys are not known")
         return NeedContact(place.peer)
-    accounts = account.audience(contact)
-    if lanes.audience_hash(facts.commit, accounts) != facts.audience:
+    hashes = (
+        lanes.audience_hash(facts.commit, one) for one in account.audiences(contact)
+    )
+    if facts.audience not in hashes:
         if retry or place.archive:
             raise TrustFault("a seal whose readers are not who they should be")
         return NeedContact(place.peer)
@@ -158,9 +160,11 @@ def _device_listed(
         raise TrustFault("a seal of nobody known")
     manifest = account.identity.manifest if own or contact is None else contact.manifest
     device = manifest.device(facts.device)
-    if device is None:
+    gone = account.identity.gone if own or contact is None else contact.gone
+    removed = gone.get(facts.device) if device is None else device.removed
+    if device is None and removed is None:
         raise TrustFault("a seal of a device that its account does not list")
-    if device.removed and facts.epoch > device.removed and not place.archive:
+    if removed and facts.epoch > removed and not place.archive:
         raise TrustFault("a seal of a device after its removal")
 
 

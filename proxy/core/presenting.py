@@ -7,6 +7,7 @@ a domain that once had a gate is never logged in to without (15.1).
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 from xml.etree.ElementTree import Element, SubElement
 
@@ -50,6 +51,24 @@ _ASK = (
     "ask its operator before you log in again; only if the operator says that this "
     "is meant: tillie forget "
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """What a device vouches for at its gate.
+
+    :param jid: the full JID that the server bound.
+    :param manifest: None where this device waits to be linked.
+    :param sent: whether the manifest itself goes with its digest.
+    :param code: of an enrolment, empty for none.
+    :param rollover: the last that led to the root, empty for none.
+    """
+
+    jid: str
+    manifest: Manifest | None
+    sent: bool
+    code: str = ""
+    rollover: str = ""
 
 
 class Presenting:
@@ -218,26 +237,21 @@ class Presenting:
 
     # -- behind login ------
 
-    def vouch(
-        self, jid: str, manifest: Manifest | None, *, sent: bool, code: str = ""
-    ) -> bytes:
-        """The ``<vouch/>`` of 14.7.
-
-        :param jid: the full JID that the server bound.
-        :param manifest: None where this device waits to be linked.
-        :param sent: whether the manifest itself goes with its digest.
-        :param code: of an enrolment, empty for none.
-        """
+    def vouch(self, keys: Vouched) -> bytes:
+        """The ``<vouch/>`` of 14.7."""
+        manifest = keys.manifest
         channel = self._proven_channel()
         digest = manifest.digest if manifest is not None else None
         element = Element(f"{{{AUTH}}}vouch")
         if manifest is not None:
             element.set("digest", b64(manifest.digest))
-        if manifest is not None and sent:
+        if manifest is not None and keys.sent:
             SubElement(element, f"{{{AUTH}}}manifest").text = manifest.document
-        if code:
-            SubElement(element, f"{{{AUTH}}}code").text = code
-        statement = vouch_statement(channel, self._shown, jid, digest)
+        if keys.rollover:
+            SubElement(element, f"{{{AUTH}}}rollover").text = keys.rollover
+        if keys.code:
+            SubElement(element, f"{{{AUTH}}}code").text = keys.code
+        statement = vouch_statement(channel, self._shown, keys.jid, digest)
         SubElement(element, _PROOF).text = b64(self._device.sign(statement))
         return serialise(element)
 

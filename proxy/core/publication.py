@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import TrustFault
 from ..keys.manifest import Manifest
+from ..keys.servers import leads_to
 from . import directory
 from .directory import Absent, Failed, Found, Outcome
 from .identity import Standing
@@ -105,7 +106,10 @@ class Publication:
     def _there(self, asker: Session, found: Found) -> None:
         account, identity = self._account, self._account.identity
         manifest = found.manifest
-        if identity.has_manifest and self._others(manifest):
+        if identity.pending and manifest.root == identity.pending.manifest.root:
+            # it was taken, and the answer did not come
+            self.rolled_over()
+        if identity.has_manifest and self._others(found):
             return
         if not identity.has_manifest:
             identity.set_standing(Standing.LINKING)
@@ -124,21 +128,25 @@ class Publication:
         self._same_root(identity.manifest, manifest)
         if identity.standing is not Standing.READY:
             return
+        identity.keep_rollovers(found.rollovers)
         token, _ = account.token.for_record(identity.manifest)
-        if manifest.seq < identity.manifest.seq or found.token != token:
+        if manifest.seq < identity.offered.seq or found.token != token:
             self.publish(asker)
         else:
             self.publish_prekey(asker)
 
-    def _others(self, manifest: Manifest) -> bool:
+    def _others(self, found: Found) -> bool:
         """Whether another root stands there than the one that is here.
 
         Where the one here was made moments ago and nothing was done with it yet,
         another device was faster: this one gives way.
         """
         account, identity = self._account, self._account.identity
-        if manifest.root.fingerprint == identity.fingerprint:
+        root = found.manifest.root
+        if root.fingerprint in (identity.fingerprint, *identity.left):
             return False
+        if not identity.owner and self._follows(found):
+            return True
         if identity.standing is Standing.NEW:
             identity.discard()
             self._published = False
@@ -152,6 +160,37 @@ class Publication:
             "here",
         )
         return True
+
+    def _follows(self, found: Found) -> bool:
+        """Whether the account's other device changed the root, signed by the old one:
+        this device is to be linked again then (3.10)."""
+        account, identity = self._account, self._account.identity
+        own, leading = identity.manifest, [one.encode() for one in found.rollovers]
+        newer = found.manifest.seq > own.seq
+        if not newer or not leads_to(
+            account.jid, own.root, found.manifest.root, leading
+        ):
+            return False
+        identity.follow(found.manifest, found.rollovers, account.clock())
+        account.ratchets.rotate_all()
+        account.notice(
+            account.jid,
+            f"the keys of {account.jid} were changed on another device, signed by the "
+            "old ones; run tillie link there, and tillie link CODE here",
+        )
+        return True
+
+    def rolled_over(self) -> None:
+        """The new root is where it has to be: it is in force (3.10.1)."""
+        account = self._account
+        account.identity.promote(account.clock())
+        account.ratchets.rotate_all()
+        people = account.identity.manifest.root.people()
+        account.notice(
+            account.jid,
+            f"{account.jid} has new keys, signed by the old ones; who compared the old "
+            f"fingerprint may want to compare the new one: {people}",
+        )
 
     def _confirmed(self) -> None:
         """The first keys stand there.  Whoever read "nothing there" before they did
@@ -208,15 +247,18 @@ class Publication:
     def publish_record(self, asker: Session) -> None:
         """The manifest, then the prekey: a contact never sees a device that it
         could not write to for longer than that takes."""
-        manifest = self._account.identity.manifest
+        identity = self._account.identity
+        manifest = identity.offered
         token, server = self._account.token.for_record(manifest)
-        item = directory.record_item(manifest, token, server)
+        item = directory.record_item(manifest, token, server, identity.leading)
 
         def done(condition: str) -> None:
             if condition:
                 self._not_taken("keys", condition)
-            else:
-                self.publish_prekey(asker)
+                return
+            if identity.pending and identity.pending.manifest.digest == manifest.digest:
+                self.rolled_over()
+            self.publish_prekey(asker)
 
         directory.publish(asker, directory.KEY, item, done)
 

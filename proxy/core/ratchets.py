@@ -22,14 +22,18 @@ class Ratchets(WriteLanes):
     # -- answering key requests ------
 
     def answer(
-        self, lane_id: bytes, reader: Reader, accounts: list[tuple[str, bytes]]
+        self,
+        lane_id: bytes,
+        reader: Reader,
+        audiences: list[list[tuple[str, bytes]]],
     ) -> bytes | None:
         """A grant of an own lane for *reader*, if it was among its readers (I19).
 
-        *accounts* is the audience that the requester's account would be in.
+        *audiences* are those that the requester's account would be in.
         """
         lane = self._own(lane_id, reader.jid)
-        if lane is None or sorted(lane.accounts) != sorted(accounts):
+        fitting = map(sorted, audiences)
+        if lane is None or sorted(lane.accounts) not in fitting:
             return None
         if reader.device not in lane.granted:
             if lane is not self._sending.get(reader.jid):

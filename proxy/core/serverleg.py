@@ -23,7 +23,7 @@ from ..wire.framing import (
 from ..wire.stanza import stream_error
 from .authentication import Authentication
 from .management import Management, ResumePoint, TooHigh
-from .presenting import AUTH, Presenting
+from .presenting import AUTH, Presenting, Vouched
 from .serverfaults import no_tls, smuggled, stream_fault
 from .serverstates import BEFORE_TLS, NEGOTIATION, NO_STREAM, STARTTLS, Awaiting
 from .streams import (
@@ -56,7 +56,6 @@ from .vocabulary import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..keys.manifest import Manifest
     from ..wire.framing import Event
     from ..wire.jid import Jid
     from ..wire.stanza import Cleared, Stanza
@@ -231,14 +230,12 @@ class ServerLeg:
         self._expect(Awaiting.STANZAS)
         return [Send(cleared.data)]
 
-    def vouch(
-        self, jid: str, manifest: Manifest | None, *, sent: bool, code: str
-    ) -> Outputs:
-        """Vouch for the stream at the gate (14.7); see :class:`Presenting`."""
+    def vouch(self, keys: Vouched) -> Outputs:
+        """Vouch for the stream at the gate (14.7)."""
         if self.over:
             return []
         self._expect(Awaiting.STANZAS)
-        return [Send(self._presenting.vouch(jid, manifest, sent=sent, code=code))]
+        return [Send(self._presenting.vouch(keys))]
 
     def object(self, due: int) -> Outputs:
         """Object to the reset of the account that is due at *due* (14.11)."""

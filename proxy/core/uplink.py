@@ -21,7 +21,7 @@ from .ledger import Ledger
 from .management import ResumePoint
 from .passwords import Passwords
 from .phase import Phase
-from .presenting import Presenting
+from .presenting import Presenting, Vouched
 from .questions import Questions, Then
 from .reconnection import Reconnection
 from .recovery import Recovery
@@ -55,7 +55,6 @@ from .vouching import Vouching
 from .watch import Watch
 
 if TYPE_CHECKING:
-    from ..keys.manifest import Manifest
     from .session import Session
 
 MOST_UNACKNOWLEDGED = 500
@@ -149,11 +148,10 @@ class Uplink:
         elif self.session.phase in (Phase.RECOVERING, Phase.VOUCHING, Phase.LINKING):
             self.send_uncounted(cleared)
 
-    def vouch(self, jid: str, manifest: Manifest | None, *, sent: bool) -> None:
+    def vouch(self, keys: Vouched) -> None:
         """Vouch for the stream at the gate (14.7)."""
         if self._leg is not None:
-            code = self.session.own.token.code if sent else ""
-            self._outputs(self._leg.vouch(jid, manifest, sent=sent, code=code))
+            self._outputs(self._leg.vouch(keys))
 
     def object(self, due: int) -> None:
         """Object to the reset that is due at *due* (14.11)."""

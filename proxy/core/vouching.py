@@ -18,7 +18,7 @@ from . import directory
 from .directory import Absent, Failed, Found, Outcome
 from .identity import Standing
 from .phase import Phase
-from .presenting import AUTH
+from .presenting import AUTH, Vouched
 from .serverfaults import Refusal
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ class Vouching:
         self._session.jid = jid
         self._session.phase = Phase.VOUCHING
         self._uplink.watch.heard()
-        if self._session.own.identity.has_manifest:
-            self._vouch(self._session.own.identity.manifest, sent=False)
+        identity = self._session.own.identity
+        if identity.belongs:
+            self._vouch(identity.offered, sent=False)
         else:
             self._awaiting = Awaiting.RECORD
             directory.look_up(self._session, self._session.own.jid, None, self._read)
@@ -114,7 +115,10 @@ class Vouching:
             return
         self._awaiting = Awaiting.VERDICT
         self._offered = manifest
-        self._uplink.vouch(self._jid, manifest, sent=sent)
+        own = self._session.own
+        code = own.token.code if sent else ""
+        rollover = "".join(own.identity.leading[-1:]) if sent else ""
+        self._uplink.vouch(Vouched(self._jid, manifest, sent, code, rollover))
 
     # -- the gate's words ------
 
@@ -158,6 +162,9 @@ class Vouching:
             self._uplink.drop(EnvFault("the gate signs with another key than before"))
             return
         self._distrusted = False
+        pending = account.identity.pending
+        if pending and pending.manifest.digest == self._offered.digest:
+            account.publication.rolled_over()
         self._tries, self._pause = 0, AGAIN
         self._again_at = self._now + AGAIN
         self._awaiting = Awaiting.NOTHING
@@ -231,7 +238,10 @@ class Vouching:
         """
         account = self._session.own
         identity = account.identity
-        if account.token.untried and identity.has_manifest:
+        if identity.pending and fault.word in ("root-changed", "bad-proof"):
+            # the gate holds another root than the one that was to hand over
+            identity.end_rollover()
+        elif account.token.untried and identity.has_manifest:
             if fault.word == "root-changed":
                 identity.discard()
         elif fault.word == "unknown-device" and not identity.has_manifest:
@@ -248,7 +258,7 @@ class Vouching:
             return True
         account = self._session.own
         token = account.token.current
-        return token is not None and token.covers(account.identity.manifest)
+        return token is not None and token.covers(account.identity.offered)
 
     def before(self, then: Callable[[], None]) -> None:
         """Call *then* when the gate has taken the own manifest, or does not answer."""
@@ -264,7 +274,7 @@ class Vouching:
         if self._awaiting is Awaiting.NOTHING:
             self._again_at = self._now + self._pause
             self._pause = min(2 * self._pause, MOST_AGAIN)
-            self._vouch(self._session.own.identity.manifest, sent=not self.covered)
+            self._vouch(self._session.own.identity.offered, sent=not self.covered)
 
     def _go_on(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -303,6 +313,8 @@ class Vouching:
         if self._awaiting is Awaiting.VERDICT:
             # what was asked on the old one is asked again
             self._awaiting, self._tries = Awaiting.NOTHING, 0
+            self._again_at, self._pause = 0, AGAIN
+        elif self._session.own.identity.pending:
             self._again_at, self._pause = 0, AGAIN
 
 

@@ -315,6 +315,7 @@ def _look_up(asked: Prepared, registry: Registry, now: int) -> Answer:
             "",
             None if newest is None else newest.digest,
             0,
+            held.rollovers,
         )
     return Record(
         held.jid,
@@ -323,6 +324,7 @@ def _look_up(asked: Prepared, registry: Registry, now: int) -> Answer:
         newest.token,
         newest.digest,
         newest.expires,
+        held.rollovers,
     )
 
 

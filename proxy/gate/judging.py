@@ -15,7 +15,7 @@ from typing import Final
 from ..errors import PeerFault, TrustFault
 from ..keys.manifest import Manifest, open_manifest
 from ..keys.registry import Account, Event, Former, Registry, Why
-from ..keys.servers import open_rollover
+from ..keys.servers import MOST_ROLLOVERS, open_rollover
 from ..keys.tokens import TOKEN_MS
 from ..suites.fields import fields
 from .questions import Answer, Linking, Refused, Stale, Vouch, Vouched, Wanted
@@ -176,7 +176,10 @@ def _other_root(
             return Refused("bad-proof", "the rollover does not lead to these keys")
         _replace(held, registry, now, "rollover")
         account = take(manifest, held, registry, now, "rollover", asked.address)
-        return vouched(account, registry, now)
+        leading = (*held.rollovers, asked.rollover.decode("ascii"))[-MOST_ROLLOVERS:]
+        account = replace(account, rollovers=leading)
+        registry.put_account(account)
+        return _without(held, account, vouched(account, registry, now))
     reset = registry.reset(held.jid)
     if reset is None:
         return Refused("root-changed", _OTHER_ROOT)
@@ -188,7 +191,11 @@ def _other_root(
     _replace(held, registry, now, "reset")
     registry.delete_reset(held.jid)
     account = take(manifest, held, registry, now, "reset-done", asked.address)
-    answer = vouched(account, registry, now)
+    return _without(held, account, vouched(account, registry, now))
+
+
+def _without(held: Account, account: Account, answer: Vouched) -> Vouched:
+    """Open streams of devices that are not of the new root end too."""
     dropped = {*held.active, *held.removed} - set(account.active)
     return replace(answer, removed=(*answer.removed, *sorted(dropped)))
 
@@ -238,6 +245,7 @@ def take(
         since=held.since if held is not None and same else now,
         changed=now,
         seen=now,
+        rollovers=held.rollovers if held is not None and same else (),
     )
     registry.put_account(account)
     registry.delete_allocations(manifest.jid)

@@ -226,6 +226,8 @@ def _keep(kept: OrderedDict[str, T], name: str, value: T, most: int) -> None:
 def _with_token(record: Record, token: str) -> Element:
     element = Element(f"{{{KEY}}}record")
     SubElement(element, f"{{{KEY}}}manifest").text = record.manifest
+    for rollover in record.rollovers:
+        SubElement(element, f"{{{KEY}}}rollover").text = rollover
     SubElement(element, f"{{{KEY}}}token").text = token
     return element
 

@@ -256,6 +256,7 @@ class Record:
 
     :param token: the newest, empty if none was signed yet.
     :param expires: when that ends.
+    :param rollovers: what led to the root, oldest first.
     """
 
     account: str
@@ -264,6 +265,7 @@ class Record:
     token: str
     token_digest: bytes | None
     expires: int
+    rollovers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

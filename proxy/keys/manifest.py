@@ -222,6 +222,35 @@ def retired(manifest: Manifest, root: RootPrivate, now: int) -> Manifest:
     return _next(manifest, root, devices, now)
 
 
+def rolled_over(
+    manifest: Manifest, root: RootPrivate, device: DevicePrivate, now: int
+) -> Manifest:
+    """Make the next manifest, under a new *root*, with *device* alone (3.10).
+
+    Its number and ``prev`` go on; what the others said of themselves names the old
+    root, and is worth nothing under this one.
+
+    :raises TrustFault: the device is not in use, or the root is the old one.
+    """
+    known = manifest.device(device.public)
+    if known is None or known.removed is not None:
+        raise TrustFault("a device that is not in use cannot change the root")
+    fingerprint = root.public.fingerprint
+    if fingerprint == manifest.root.fingerprint:
+        raise TrustFault("this is the root that the manifest has already")
+    signature = device.sign(device_statement(manifest.jid, fingerprint, device.public))
+    entry = replace(known, signature=signature)
+    return _sign(
+        manifest.jid,
+        root,
+        manifest.seq + 1,
+        manifest.digest,
+        (entry,),
+        manifest.suites,
+        now,
+    )
+
+
 def open_manifest(document: bytes, jid: str) -> Manifest:
     """Verify a manifest by the root that it names itself.
 

@@ -44,6 +44,7 @@ class Account:
     :param since: when this root was taken.
     :param changed: when this manifest was.
     :param seen: a day in which it logged in; not exact.
+    :param rollovers: what led to this root (3.10), at most two, oldest first.
     """
 
     jid: str
@@ -56,6 +57,7 @@ class Account:
     since: int
     changed: int
     seen: int
+    rollovers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

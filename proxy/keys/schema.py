@@ -30,6 +30,7 @@ account = sa.Table(
     sa.Column("since", sa.BigInteger, nullable=False),
     sa.Column("changed", sa.BigInteger, nullable=False),
     sa.Column("seen", sa.BigInteger, nullable=False),
+    sa.Column("rollovers", sa.Text),
 )
 
 token = sa.Table(
@@ -135,7 +136,14 @@ def _create(connection: sa.Connection) -> None:
     _metadata.create_all(connection, checkfirst=False)
 
 
-STEPS: Final[Sequence[Step]] = (_create,)
+def _keep_rollovers(connection: sa.Connection) -> None:
+    """What led to an account's root stands beside it (protocol.md, 3.10)."""
+    known = {one["name"] for one in sa.inspect(connection).get_columns(account.name)}
+    if "rollovers" not in known:  # made just now, the table has it
+        connection.exec_driver_sql("ALTER TABLE account ADD COLUMN rollovers TEXT")
+
+
+STEPS: Final[Sequence[Step]] = (_create, _keep_rollovers)
 """Step n moves a database with the number n to n + 1; 0 is an empty one."""
 
 

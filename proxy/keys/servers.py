@@ -232,7 +232,7 @@ def judge(
     if _RANK[source] < _RANK[pin.source]:
         # whoever may say less can neither move the pin nor cause an alarm
         return Verdict(pin, taken=False)
-    if _leads_to(pin.held, offered.keys, rollovers):
+    if leads_to(pin.held.domain, pin.held.keys, offered.keys, rollovers):
         notice = f"{offered.domain} changed its key, and the old one vouches for it"
         return Verdict(Pin(offered, now, source=source), taken=True, notice=notice)
     if _RANK[source] > _RANK[pin.source] == 0:
@@ -273,17 +273,17 @@ def _alarm(pin: Pin, alarm: Alarm, notice: str) -> Verdict:
     )
 
 
-def _leads_to(
-    held: ServerDocument, wanted: RootPublic, rollovers: Sequence[bytes]
+def leads_to(
+    sub: str, held: RootPublic, wanted: RootPublic, rollovers: Sequence[bytes]
 ) -> bool:
-    """Whether signed rollovers lead from the held key to *wanted*.
+    """Whether signed rollovers lead from the *held* key of *sub* to *wanted*.
 
     Links from before the held key fail to verify under it and are passed over.
     """
-    keys = held.keys
+    keys = held
     for document in rollovers[:MOST_ROLLOVERS]:
         try:
-            keys = open_rollover(document, held.domain, keys)
+            keys = open_rollover(document, sub, keys)
         except (PeerFault, TrustFault):
             continue
         if keys == wanted:

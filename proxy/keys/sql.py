@@ -14,6 +14,7 @@ transaction at the latest: ``Interrupted`` where the same once more may do, a
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -208,6 +209,8 @@ class SqlRegistry:
         values = _values(account)
         values["active"] = b"".join(account.active)
         values["removed"] = b"".join(account.removed)
+        leading = account.rollovers
+        values["rollovers"] = json.dumps(leading) if leading else None
         self._upsert(schema.account, values)
         self._accounts[account.jid] = account
 
@@ -466,9 +469,15 @@ def _in_order(
 
 def _account(row: sa.Row[Any]) -> Account:
     # in the order of the columns, which is the record's
-    jid, root, seq, digest, manifest, active, removed, *times = tuple[Any, ...](row)
+    *values, active, removed, since, changed, seen, rollovers = tuple[Any, ...](row)
     return Account(
-        jid, root, seq, digest, manifest, _keys(active), _keys(removed), *times
+        *values,
+        active=_keys(active),
+        removed=_keys(removed),
+        since=since,
+        changed=changed,
+        seen=seen,
+        rollovers=tuple(json.loads(rollovers or "[]")),
     )
 
 

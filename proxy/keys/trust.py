@@ -7,11 +7,13 @@ here reads a clock or a store.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from ..errors import TrustFault
-from .manifest import Manifest
+from .manifest import Manifest, open_manifest
+from .servers import MOST_ROLLOVERS, leads_to
 
 Alarm: TypeAlias = Literal["", "root-changed", "rollback", "fork", "withheld"]
 
@@ -34,6 +36,7 @@ class Pin:
     :param since: when the root was first seen, Unix milliseconds.
     :param checked: last look-up that the pinned root stands behind, likewise.
     :param alarm: empty, or what is wrong since then.
+    :param left: fingerprints of the roots before, left by rollovers, oldest first.
     """
 
     jid: str
@@ -45,6 +48,7 @@ class Pin:
     since: int
     checked: int
     alarm: Alarm = ""
+    left: tuple[bytes, ...] = ()
 
     @property
     def held(self) -> bool:
@@ -71,6 +75,14 @@ class Advanced:
     """A newer manifest of the pinned root; its devices are used at once."""
 
     pin: Pin
+
+
+@dataclass(frozen=True, slots=True)
+class Rolled:
+    """Another root, for which the pinned one has signed: taken, and told (3.10)."""
+
+    pin: Pin
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +114,19 @@ class Held:
     fresh: bool
 
 
-Decision: TypeAlias = Pinned | Unchanged | Advanced | Kept | Held
+Decision: TypeAlias = Pinned | Unchanged | Advanced | Rolled | Kept | Held
 
 
-def judge(pin: Pin | None, manifest: Manifest, now: int) -> Decision:
+def judge(
+    pin: Pin | None,
+    manifest: Manifest,
+    now: int,
+    rollovers: Sequence[bytes] = (),
+) -> Decision:
     """Say what a verified *manifest* means for its account's pin.
 
     :param pin: what is held, None at first contact.
+    :param rollovers: documents beside it, oldest first, not verified yet.
     :param now: Unix milliseconds.
     :raises TrustFault: the manifest belongs to another account.
     """
@@ -117,14 +135,33 @@ def judge(pin: Pin | None, manifest: Manifest, now: int) -> Decision:
     if manifest.jid != pin.jid:
         raise TrustFault("a manifest belongs to another account")
     if manifest.root.fingerprint != pin.root:
-        return _root_changed(pin)
+        return _other_root(pin, manifest, now, rollovers)
     if manifest.seq > pin.seq:
-        return Advanced(replace(_pin(manifest, now), level=pin.level, since=pin.since))
+        newer = replace(
+            _pin(manifest, now), level=pin.level, since=pin.since, left=pin.left
+        )
+        return Advanced(newer)
     if manifest.seq < pin.seq:
         return _rollback(pin)
     if manifest.digest != pin.digest:
         return _fork(pin)
     return Unchanged(_confirmed(pin, now))
+
+
+def _other_root(
+    pin: Pin, manifest: Manifest, now: int, rollovers: Sequence[bytes]
+) -> Decision:
+    if manifest.root.fingerprint in pin.left:
+        return _rollback(pin)
+    if not rollovers or manifest.seq <= pin.seq:
+        return _root_changed(pin)
+    held = open_manifest(pin.document.encode(), pin.jid).root
+    if not leads_to(pin.jid, held, manifest.root, rollovers):
+        return _root_changed(pin)
+    left = (*pin.left, pin.root)[-MOST_ROLLOVERS:]
+    # the level falls to "seen": what a person compared was the old root
+    reason = f"{pin.jid} changed its keys, and the old ones vouch for the new"
+    return Rolled(replace(_pin(manifest, now), left=left), reason)
 
 
 def judge_absence(pin: Pin | None) -> Kept | None:

@@ -352,6 +352,7 @@ class GateLine(Line):
         proof = unb64(element.findtext(f"{{{AUTH}}}proof") or "")
         check_device_signature(self.shown.device, proof, statement)
         manifest = element.findtext(f"{{{AUTH}}}manifest")
+        rollover = element.findtext(f"{{{AUTH}}}rollover")
         domain.vouches.append(
             "manifest" if manifest else "digest" if digest else "none"
         )
@@ -362,6 +363,7 @@ class GateLine(Line):
                 self.shown.root,
                 digest,
                 manifest.encode() if manifest else None,
+                rollover=rollover.encode() if rollover else None,
                 code=element.findtext(f"{{{AUTH}}}code") or "",
             )
         )

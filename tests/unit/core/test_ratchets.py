@@ -308,10 +308,10 @@ def test_i27_sender_forgets_rotated_lanes(alice: Side, bob: Side) -> None:
         alice.ratchets.rotate(BOB)
         alice.ratchets.prune(NOW + 6 * DAY)
     accounts = [alice.member, bob.member]
-    assert alice.ratchets.answer(lane.lane, bob.reader, accounts) is not None
+    assert alice.ratchets.answer(lane.lane, bob.reader, [accounts]) is not None
     with alice.store.transaction():
         alice.ratchets.prune(NOW + PAST_KEPT + 1)
-    assert alice.ratchets.answer(lane.lane, bob.reader, accounts) is None
+    assert alice.ratchets.answer(lane.lane, bob.reader, [accounts]) is None
 
 
 def test_i19_answer_begins_where_the_device_was_first_granted(
@@ -325,7 +325,7 @@ def test_i19_answer_begins_where_the_device_was_first_granted(
     )
     accounts = [alice.member, bob.member]
     with alice.store.transaction():
-        box = alice.ratchets.answer(lane.lane, late, accounts)
+        box = alice.ratchets.answer(lane.lane, late, [accounts])
     assert box is not None
     with other.store.transaction():
         other.ratchets.take_grant(
@@ -345,16 +345,16 @@ def test_i19_rotated_lane_is_not_answered_to_a_new_device(
         alice.ratchets.rotate(BOB)
     late = replace(bob.reader, device=Side(BOB).identity.device.public)
     accounts = [alice.member, bob.member]
-    assert alice.ratchets.answer(lane.lane, late, accounts) is None
+    assert alice.ratchets.answer(lane.lane, late, [accounts]) is None
 
 
 def test_i19_answer_only_to_the_audience(alice: Side, bob: Side) -> None:
     lane = opened(alice, bob)
     changed = [alice.member, (BOB, bytes(32))]
-    assert alice.ratchets.answer(lane.lane, bob.reader, changed) is None
+    assert alice.ratchets.answer(lane.lane, bob.reader, [changed]) is None
     carol = Side(CAROL)
     assert (
-        alice.ratchets.answer(lane.lane, carol.reader, [alice.member, carol.member])
+        alice.ratchets.answer(lane.lane, carol.reader, [[alice.member, carol.member]])
         is None
     )
 
