@@ -15,7 +15,7 @@ from ..errors import Fault, PeerFault
 from ..wire.jid import Jid
 from ..wire.stanza import Stanza
 from .delegation import Asked, advertised, form, handed_on, nested
-from .lookups import KEY, Effects, Lookups, Reply, Shown, server_element
+from .lookups import KEY, Effects, Lookups, Reply, Shown, fit, server_element
 from .rates import Rate
 
 DISCO_INFO: Final = "http://jabber.org/protocol/disco#info"
@@ -207,6 +207,7 @@ class Directory:
             if isinstance(answer, Fault):
                 raise answer
             answer.append(server_element(self._shown()))
+            fit(answer)
         except Fault:
             # the operator's log has the reason; a stranger needs none
             text = "the directory cannot answer now: ask again later"

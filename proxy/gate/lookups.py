@@ -25,6 +25,8 @@ DAY_MS: Final = 24 * 3600 * 1000
 _ABSENCES_KEPT: Final = 2_000
 _COUNTING_KEPT: Final = 10_000
 _JTI: Final = 16
+LARGEST: Final = 48 * 1024
+"""Bytes of a record."""
 
 
 class Shown(Protocol):
@@ -74,6 +76,14 @@ def server_element(shown: Shown) -> Element:
     for rollover in shown.rollovers:
         SubElement(server, f"{{{KEY}}}rollover").text = rollover
     return server
+
+
+def fit(record: Element) -> None:
+    """Leave out the oldest of the account's rollovers as long as *record* is larger
+    than what a reader takes (clause 10)."""
+    for rollover in record.findall(f"{{{KEY}}}rollover"):
+        if sum(map(len, record.itertext())) > LARGEST:
+            record.remove(rollover)
 
 
 class Lookups:

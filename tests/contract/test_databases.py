@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -21,6 +24,7 @@ from tests.support.persons import JULIET, Person, ask
 from tests.support.postgres import Postgres
 
 from .conftest import POSTGRESQL
+from .test_registry import ACCOUNT
 
 KNOWN = len(schema.STEPS)
 both = pytest.mark.parametrize("url", ["sqlite", POSTGRESQL], indirect=True)
@@ -83,6 +87,37 @@ def test_an_older_schema_is_moved_by_migrate_and_by_nothing_else(
     with registry.transaction():
         assert registry.enrolment(JULIET) is not None
     registry.close()
+
+
+@both
+def test_a_registry_of_before_rollovers_is_moved(url: str) -> None:
+    """Schema 1 had no column for what led to an account's root."""
+    with closing(databases.open_registry(url)) as registry, registry.transaction():
+        registry.put_account(ACCOUNT)
+    aged(url, "ALTER TABLE account DROP COLUMN rollovers", 1)
+    with pytest.raises(StoreFault, match="schema 1; this one needs 2"):
+        databases.open_registry(url)
+    assert databases.migrate(url) == (1, 2)
+    with closing(databases.open_registry(url)) as registry, registry.transaction():
+        assert registry.account(ACCOUNT.jid) == replace(ACCOUNT, rollovers=())
+        registry.put_account(ACCOUNT)
+        assert registry.account(ACCOUNT.jid) == ACCOUNT
+
+
+def aged(url: str, statement: str, number: int) -> None:
+    """Take a database back to schema *number*."""
+
+    def back(connection: sa.Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+    # one step more than there are, so that it is run
+    databases.migrate(url, [*schema.STEPS, back])
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+            database.execute(f"PRAGMA user_version = {number}")
+    else:
+        with psycopg.connect(url) as server:
+            server.execute(f"UPDATE tillie_schema SET version = {number}")
 
 
 @both

@@ -33,6 +33,7 @@ ACCOUNT = Account(
     since=1_795_000_000_000,
     changed=1_795_000_000_001,
     seen=1_795_000_000_002,
+    rollovers=('{"payload":"é\\n"}', "two words"),
 )
 TOKEN = HeldToken(ACCOUNT.jid, 1, "TOKEN", b"d" * 32, ACCOUNT.digest, 2**45)
 HOSTILE = (

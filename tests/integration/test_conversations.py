@@ -193,6 +193,51 @@ def test_two_clients_of_one_account_get_every_message_once(
         assert len(bob.messages()) == len(texts)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_account_gets_new_keys_signed_by_the_old_ones(
+    two: tuple[Bed, Tillie, Tillie], killed: bool
+) -> None:
+    """3.10, without a gate; every moment of a kill is `unit/core/test_rollover`'s."""
+    bed, ta, tb = two
+    alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
+    ready(ta)
+    ready(tb)
+    exchanged(bed, alice, bob)
+    before = ta.json("status")["accounts"][0]["fingerprint"]
+    late = bed.canaries.secret()
+    if not killed:
+        told = ta.json("devices", "rollover")
+        assert told["done"] is True
+    else:
+        alice.close()
+        told = ta.json("devices", "rollover")
+        assert told["done"] is False
+        assert ta.json("status")["accounts"][0]["fingerprint"] == before
+        ta.kill()
+        ta.start()
+        bob.say(ALICE, late)
+        alice = bed.raw(ALICE, ta.port)
+    until(lambda: fingerprint(ta) != before, "the new keys", seconds=60)
+    if killed:
+        alice.message(late, seconds=40)
+    exchanged(bed, alice, bob)
+    [row] = tb.json("contacts")
+    assert row["fingerprint"] == fingerprint(ta)
+    assert row["level"] == "seen"
+
+
+def fingerprint(tillie: Tillie) -> str:
+    return str(tillie.json("status")["accounts"][0]["fingerprint"])
+
+
+def exchanged(bed: Bed, alice: RawClient, bob: RawClient) -> None:
+    """One message each way."""
+    for sender, to, reader in ((alice, BOB, bob), (bob, ALICE, alice)):
+        secret = bed.canaries.secret()
+        sender.say(to, secret)
+        assert text_of(reader.message(secret, seconds=30)) == secret
+
+
 def test_a_second_device_is_linked_and_reads_both_sides(
     two: tuple[Bed, Tillie, Tillie],
 ) -> None:

@@ -171,6 +171,47 @@ def joined_again(bed: Bed, first: Tillie, second: Tillie) -> None:
     waiting.close()
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_account_gets_new_keys_signed_by_the_old_ones(
+    two: tuple[Bed, Gate, Tillie, Tillie], killed: bool
+) -> None:
+    """3.10: the gate follows, the contact follows, and no client notices."""
+    bed, gate, ta, tb = two
+    alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
+    published(ta)
+    published(tb)
+    say(bed, alice, BOB, bob)
+    say(bed, bob, ALICE, alice)
+    before = status(ta)["fingerprint"]
+    if killed:
+        # written down, and killed before anything of it is shown
+        gate.kill()
+        told = ta.json("devices", "rollover")
+        assert told["done"] is False
+        assert status(ta)["fingerprint"] == before
+        ta.kill()
+        alice.close()
+        gate.start()
+        ta.start()
+        alice = bed.raw(ALICE, ta.port)
+        until(lambda: status(ta)["fingerprint"] != before, "the new keys", seconds=90)
+        # his stream was cut too, and comes back when it comes back
+        bob.close()
+        bob = bed.raw(BOB, tb.port)
+    else:
+        told = ta.json("devices", "rollover")
+        assert told["done"] is True
+    assert told["before"] == before
+    assert status(ta)["fingerprint"] == told["fingerprint"] != before
+    say(bed, alice, BOB, bob)
+    say(bed, bob, ALICE, alice)
+    [row] = tb.json("contacts")
+    assert row["fingerprint"] == told["fingerprint"]
+    assert row["level"] == "vouched"
+    texts = [one["text"] for one in tb.json("notices")]
+    assert any("the old ones vouch for the new" in text for text in texts)
+
+
 def test_auth_10_a_gate_with_another_key_gets_no_password(
     two: tuple[Bed, Gate, Tillie, Tillie],
 ) -> None:

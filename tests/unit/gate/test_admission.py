@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -332,11 +333,32 @@ def test_the_filter_stops_a_removed_device(registry: Registry) -> None:
 def test_a_rollover_from_the_held_root_is_taken(registry: Registry) -> None:
     old, new = Person(), Person()
     ask(registry, old.vouch())
-    said = vouched(ask(registry, new.vouch(rollover=old.rollover_to(new))))
+    leading = old.rollover_to(new)
+    said = vouched(ask(registry, new.vouch(rollover=leading)))
     assert not said.first
     assert held(registry) == new.manifest.digest
     assert refused(ask(registry, old.vouch())) == "root-changed"
     assert happened(registry) == ["first-key", "rollover"]
+    # what is not of the new root ends, and the record shows what led to it
+    assert said.removed == (old.device.public,)
+    with registry.transaction():
+        account = registry.account(new.jid)
+    assert account is not None
+    assert account.rollovers == (leading.decode(),)
+
+
+def test_rollovers_stay_beside_the_root_two_at_most(registry: Registry) -> None:
+    people = [Person() for _ in range(4)]
+    ask(registry, people[0].vouch())
+    steps = [old.rollover_to(new) for old, new in pairwise(people)]
+    for person, step in zip(people[1:], steps, strict=True):
+        vouched(ask(registry, person.vouch(rollover=step)))
+    last = people[-1]
+    vouched(ask(registry, last.vouch(last.add(DevicePrivate.generate()))))
+    with registry.transaction():
+        account = registry.account(last.jid)
+    assert account is not None
+    assert account.rollovers == tuple(one.decode() for one in steps[-2:])
 
 
 def test_auth_10_a_rollover_that_leads_elsewhere_is_not(registry: Registry) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from xml.etree.ElementTree import Element
 
 import pytest
 
+from proxy.gate.admission import answer
 from proxy.gate.directory import A_MINUTE, A_MINUTE_OF_A_DOMAIN, MOST_OPEN
+from proxy.gate.lookups import LARGEST
+from proxy.gate.questions import Vouched
 from proxy.keys import tokens
 from proxy.keys.manifest import open_manifest
-from proxy.keys.servers import open_server
+from proxy.keys.servers import leads_to, open_server
 from proxy.wire.tree import serialise
 from tests.support.asking import ADDRESS, DOMAIN, KEY, NS, STRANGER, Asking, condition
 from tests.support.persons import DAY, JULIET, NOW, Person
@@ -66,6 +70,37 @@ def test_a_token_is_made_anew_when_it_is_a_day_old_and_not_before(
     # and the registry has it, for the account's own next login
     assert token_of(asking, asking.look_up(JULIET)).digest == newer.digest
     assert asking.trace.count("sign tillie-token+jws") == 2
+
+
+def test_a_record_shows_what_led_to_its_root(asking: Asking) -> None:
+    """3.10: who holds the old root learns the new one from the answer alone."""
+    old, new = Person(), Person()
+    asking.vouch(old)
+    with asking.registry.transaction():
+        said = answer(
+            new.vouch(rollover=old.rollover_to(new)), asking.registry, asking.now
+        )
+    assert isinstance(said, Vouched)
+    record = asking.look_up(new.jid)[0]
+    [rollover] = [one.text or "" for one in record.findall(f"{{{KEY}}}rollover")]
+    roots = (old.manifest.root, new.manifest.root)
+    assert leads_to(new.jid, *roots, [rollover.encode()])
+
+
+def test_a_record_that_would_be_too_large_shows_less_of_its_past(
+    asking: Asking,
+) -> None:
+    person = Person()
+    asking.vouch(person)
+    with asking.registry.transaction():
+        held = asking.registry.account(person.jid)
+        assert held is not None
+        past = ("x" * 20_000, "y" * 9_000)
+        asking.registry.put_account(replace(held, rollovers=past))
+    record = asking.look_up(person.jid)[0]
+    assert sum(map(len, record.itertext())) <= LARGEST
+    assert [one.text for one in record.findall(f"{{{KEY}}}rollover")] == ["y" * 9_000]
+    assert record.find(f"{{{KEY}}}server") is not None
 
 
 def test_accounts_that_are_never_online_keep_a_valid_token(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final
 
 import pytest
@@ -9,13 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import TrustFault
+from proxy.keys.documents import make_doc
+from proxy.keys.identity import RootPrivate
 from proxy.keys.manifest import Manifest, first_manifest, retired
+from proxy.keys.servers import ROLLOVER, rollover_claims
 from proxy.keys.trust import (
     Advanced,
     Held,
     Kept,
     Pin,
     Pinned,
+    Rolled,
     Unchanged,
     accept,
     judge,
@@ -232,3 +237,82 @@ def test_no_sequence_of_announcements_moves_trust_backwards(
         if after.seq == pin.seq:
             assert (after.digest, after.document) == (pin.digest, pin.document)
         pin = after
+
+
+# -- another root, by the pinned one's word (3.10) --------------------------------
+
+
+def chain(*roots: RootPrivate) -> list[bytes]:
+    """Each root's word for the next one."""
+    return [
+        make_doc(
+            rollover_claims(JID, old.public.fingerprint, new.public, NOW), ROLLOVER, old
+        ).encode()
+        for old, new in pairwise(roots)
+    ]
+
+
+def following(root: RootPrivate, seq: int) -> Manifest:
+    made = first_manifest(JID, root, DEVICE, "laptop", NOW)
+    return dataclasses.replace(made, seq=seq)
+
+
+def held_pin() -> Pin:
+    """Of a real manifest: whose word counts is read in it."""
+    return judge(None, MINE, NOW).pin
+
+
+def test_a_rollover_moves_the_pin_and_takes_no_trust_along() -> None:
+    pin = dataclasses.replace(held_pin(), level="verified", alarm="root-changed")
+    decision = judge(pin, following(OTHER_ROOT, 2), NOW + 9, chain(ROOT, OTHER_ROOT))
+    assert isinstance(decision, Rolled)
+    moved = decision.pin
+    assert moved.root == OTHER_ROOT.public.fingerprint
+    assert moved.left == (ROOT.public.fingerprint,)
+    assert (moved.level, moved.since, moved.alarm) == ("seen", NOW + 9, "")
+    assert "old ones vouch" in decision.reason
+
+
+def test_a_chain_of_two_leads_and_its_ends_are_remembered() -> None:
+    middle = RootPrivate.generate()
+    rollovers = chain(ROOT, middle, OTHER_ROOT)
+    decision = judge(held_pin(), following(OTHER_ROOT, 3), NOW, rollovers)
+    assert isinstance(decision, Rolled)
+    # the one between was never pinned
+    assert decision.pin.left == (ROOT.public.fingerprint,)
+
+
+@pytest.mark.parametrize(
+    ("seq", "rollovers"),
+    [
+        (2, []),
+        (2, chain(OTHER_ROOT, ROOT)),
+        (2, chain(RootPrivate.generate(), OTHER_ROOT)),
+        (2, chain(ROOT, RootPrivate.generate())),
+        (1, chain(ROOT, OTHER_ROOT)),
+        (2, [b"{}"]),
+        # beyond two, nothing is looked at
+        (2, [b"{}", b"{}", *chain(ROOT, OTHER_ROOT)]),
+    ],
+)
+def test_dir_04_what_leads_nowhere_is_another_root(
+    seq: int, rollovers: list[bytes]
+) -> None:
+    decision = judge(held_pin(), following(OTHER_ROOT, seq), NOW, rollovers)
+    assert isinstance(decision, Held)
+    assert decision.pin.root == ROOT.public.fingerprint
+
+
+def test_i24_a_root_that_was_left_is_a_rollback() -> None:
+    rolled = judge(held_pin(), following(OTHER_ROOT, 2), NOW, chain(ROOT, OTHER_ROOT))
+    again = judge(rolled.pin, following(ROOT, 9), NOW, chain(OTHER_ROOT, ROOT))
+    assert isinstance(again, Kept)
+    assert again.pin.alarm == "rollback"
+    assert not again.pin.held
+
+
+def test_what_was_left_is_remembered_by_later_manifests() -> None:
+    rolled = judge(held_pin(), following(OTHER_ROOT, 2), NOW, chain(ROOT, OTHER_ROOT))
+    later = judge(rolled.pin, following(OTHER_ROOT, 3), NOW)
+    assert isinstance(later, Advanced)
+    assert later.pin.left == rolled.pin.left
