@@ -288,6 +288,20 @@ _ACCOUNTS = "SELECT DISTINCT account FROM item WHERE account<>'' ORDER BY accoun
 _Name = tuple[str, str, str]
 
 
+def _beyond(prefix: str) -> str | bytes:
+    """What SQLite sorts behind all that begins with *prefix*, and before what follows.
+
+    It compares texts by their UTF-8, which is by code points; a blob is behind all.
+    """
+    while prefix.endswith("\U0010ffff"):
+        prefix = prefix[:-1]
+    if not prefix:
+        return b""
+    following = ord(prefix[-1]) + 1
+    # surrogates are no characters, and have no UTF-8
+    return prefix[:-1] + chr(0xE000 if following == 0xD800 else following)
+
+
 class SqliteStore:
     """See :class:`keys.store.Store`; made by :func:`open_store`.
 
@@ -351,7 +365,7 @@ class SqliteStore:
     ) -> list[tuple[str, bytes]]:
         self._check_kept()
         self._flush()
-        bounds = (shelf, account, prefix, prefix + "\U0010ffff")
+        bounds = (shelf, account, prefix, _beyond(prefix))
         try:
             rows = self._db.execute(_SCAN, bounds).fetchall()
         except sqlite3.Error as error:

@@ -94,6 +94,24 @@ def test_a_scan_takes_the_prefix_as_it_is_and_keeps_key_order(
     assert store.scan("s", A, prefix) == expected
 
 
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "a", "a\U0010ffff", "\U0010ffff", "\U0010ffff\U0010ffff", "\ud7ff", "a\ud7ff"],
+    ids=ascii,
+)
+def test_a_scan_reaches_the_last_character_that_there_is(
+    store: Store, prefix: str
+) -> None:
+    """U+10FFFF sorts behind everything, and is a key and part of keys like any other;
+    behind U+D7FF come the surrogates, which are no characters."""
+    ends = ["", "0", "\ud7ff", "\ue000", "\U0010ffff"]
+    keys = [f"{a}{b}{c}" for a in ("", "a", "b") for b in ends for c in ends]
+    keys = sorted({key for key in keys if key})
+    put(store, *(("s", A, key, key.encode()) for key in keys))
+    expected = [(key, key.encode()) for key in keys if key.startswith(prefix)]
+    assert store.scan("s", A, prefix) == expected
+
+
 def test_writes_are_seen_inside_their_transaction(store: Store) -> None:
     with store.transaction():
         store.put("s", A, "k", b"1")
