@@ -20,12 +20,12 @@ from ..net.publisher import GateSigner
 from ..net.registry import RegistryWorker
 from ..net.signer import Signer
 from .addresses import Listener
-from .control import own_folder
 from .gatebeyond import borders
 from .gateconfig import GateConfig
 from .log import say
 from .log import start as start_log
 from .service import listen, on_signals
+from .statefolder import own_folder
 
 if TYPE_CHECKING:
     from ..net.metrics import Metrics

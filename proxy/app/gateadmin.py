@@ -21,9 +21,9 @@ from ..keys.registry import Event, Registry, Server
 from ..keys.servers import ROLLOVER, SERVER
 from ..suites.entropy import token
 from ..wire.jid import Jid
-from .control import own_folder
 from .gateconfig import gate_state
 from .sources import Sources
+from .statefolder import own_folder
 
 
 class Place(NamedTuple):

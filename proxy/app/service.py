@@ -24,6 +24,7 @@ from . import control
 from .addresses import Listener
 from .config import Config
 from .log import start as start_log
+from .statefolder import own_folder
 from .terminal import escaped
 
 
@@ -34,7 +35,7 @@ def run(config: Config) -> int:
     """
     from twisted.internet import reactor
 
-    control.own_folder(config.state)
+    own_folder(config.state)
     store = open_store(config.state)
     service = Service(config, store, reactor)
     try:

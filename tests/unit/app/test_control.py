@@ -29,9 +29,9 @@ from proxy.app.control import (
     Conversation,
     NotRunning,
     ask,
-    own_folder,
     serve,
 )
+from proxy.app.statefolder import opened, own_folder
 from proxy.errors import EnvFault, Fault, StoreFault, TrustFault
 
 from .conftest import start_answering
@@ -276,7 +276,7 @@ def test_loc_10_connections_are_bounded_and_given_back(asked: Begin) -> None:
 
 def connect(state: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with control._opened(state) as folder_fd:
+    with opened(state) as folder_fd:
         # Without a timeout a full backlog makes this wait, not fail.
         connection.connect(f"/proc/self/fd/{folder_fd}/control")
     connection.settimeout(20)
@@ -433,7 +433,7 @@ def test_a_tillie_that_hangs_is_said_to(
 
 def listening(state: Path) -> socket.socket:
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with control._opened(state) as folder_fd:
+    with opened(state) as folder_fd:
         server.bind(f"/proc/self/fd/{folder_fd}/control")
     server.listen()
     return server
