@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from proxy.keys.sqlite import DATABASE
+from proxy.keys.storefiles import DATABASE
 
 from ..support.bed import Bed
 from ..support.disk import SYNC, WRITE, Disk

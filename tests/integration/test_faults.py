@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.keys.sqlite import DATABASE, KEY_FILE, SCHEMA, open_store
+from proxy.keys.sqlite import open_store
+from proxy.keys.storefiles import DATABASE, KEY_FILE, SCHEMA
 
 from ..support.bed import Bed
 from ..support.raw import RawClient, text_of

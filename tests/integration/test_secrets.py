@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from proxy.core.identity import Identity
 from proxy.core.ratchets import Ratchets
-from proxy.keys.sqlite import KEY_FILE, open_store
+from proxy.keys.sqlite import open_store
 from proxy.keys.store import Store
+from proxy.keys.storefiles import KEY_FILE
 
 from ..support.bed import Bed
 from ..support.canary import process

@@ -18,14 +18,8 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import LostFault, StoreFault
-from proxy.keys.sqlite import (
-    DATABASE,
-    KEY_FILE,
-    MARKER,
-    SCHEMA,
-    SqliteStore,
-    open_store,
-)
+from proxy.keys.sqlite import SqliteStore, open_store
+from proxy.keys.storefiles import DATABASE, KEY_FILE, MARKER, SCHEMA
 
 A = "a@a.test"
 SECRET = b"the private key of a@a.test, 01234567"
