@@ -70,6 +70,8 @@ class Account:
     """See the module; *clock* gives milliseconds since 1970.
 
     :ivar refused: why the last login failed, empty if it did not.
+    :ivar turned_away: whether it was refused, for its password or this device's key,
+        by a gate that had proved itself.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Account:
         self.unheard = Unheard(store, jid)
         self.catch_up = CatchUp(self.identity, clock)
         self.refused = ""
+        self.turned_away = False
         self.streams: list[Session] = []
         self.in_flight: dict[str, Session] = {}
         self._cut: set[str] | None = None

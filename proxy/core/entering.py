@@ -62,7 +62,7 @@ class Entering:
         if server_key is not None:
             self._note_server_key(server_key)
         self._uplink.note_gate()
-        account.refused = ""
+        account.refused, account.turned_away = "", False
         proved = self._uplink.gated
         note_login(self._house.store, account.jid, Login(account.clock(), proved))
         floor = sasl.stronger(self.floor(), done.mechanism)

@@ -349,13 +349,15 @@ class House:
     def _unconnected(self, account: Account, linking: Linking, code: str) -> Fault:
         """Why nobody can be asked for a place among the account's devices.
 
-        A gate lets a removed device not even log in: it needs its new key first.
+        A gate lets a removed device not even log in: it needs its new key first.  One
+        that no gate has turned away keeps its key, whatever code it is told.
         """
         read_code(code)
         identity = account.identity
         known = identity.has_manifest and not identity.owner
-        if known and (account.token.gated or identity.removed):
+        if known and (account.turned_away or identity.removed):
             linking.start_over()
+            account.turned_away = False
         if not account.token.gated or identity.owner:
             hint = "log in with your client first, and keep it running"
         else:

@@ -206,6 +206,7 @@ class Session:
         if isinstance(fault, TrustFault):
             self.own.notice(self.own.jid, f"login refused: {fault.text}")
         self.own.refused = fault.text
+        self.own.turned_away = refused and self.uplink.gated
         condition = "not-authorized" if refused else "temporary-auth-failure"
         self.house.forget_if_unknown(self.own)
         self._client_outputs(self.client.refuse(condition, text))

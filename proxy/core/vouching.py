@@ -247,6 +247,8 @@ class Vouching:
         elif fault.word == "unknown-device" and not identity.has_manifest:
             # the gate holds no keys either: the next login makes the first
             identity.set_standing(Standing.NEW)
+        account.refused = fault.text
+        account.turned_away = fault.word == "unknown-device"
         account.notice(account.jid, f"{fault.text}; {fault.hint}".rstrip("; "))
 
     # -- on the open stream ------

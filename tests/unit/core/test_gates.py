@@ -709,6 +709,39 @@ def test_a_refused_login_does_not_keep_what_was_cut_from_the_next() -> None:
     assert world.login(other, ALICE, "two").session.phase is Phase.LINKING
 
 
+@pytest.mark.parametrize("tried", ["nothing", "no answer"])
+def test_i08_a_device_that_no_gate_has_refused_keeps_its_key(tried: str) -> None:
+    """Its client is away, and it is told a code: the wrong one, or on the wrong one of
+    two computers."""
+    world, _, _, other = two_devices()
+    world.login(other, ALICE, "two").close()
+    device = other.account(ALICE).identity.device.public
+    if tried == "no answer":
+        world.domain(A).bug = "unproved"
+        world.login(other, ALICE, "two")
+        world.domain(A).bug = ""
+    with pytest.raises(Fault) as fault:
+        other.command("link", account=ALICE, code="AAAAA-AAAAA-AAAAA-AAAAA-AAAAA-A")
+    assert "log in with your client" in fault.value.hint
+    assert other.account(ALICE).identity.device.public == device
+    assert world.login(other, ALICE, "two").session.phase is Phase.LIVE
+
+
+def test_i08_a_device_whose_open_stream_the_gate_ended_joins_again() -> None:
+    """It was online when it was removed; its client has not tried to come back."""
+    world, a, _, other = two_devices()
+    online = world.login(other, ALICE, "two")
+    device = other.account(ALICE).identity.device
+    a.command("devices-remove", id=device.id.hex(), account=ALICE)
+    world.gate_line(online)._say(Refused("unknown-device", "it was removed"))
+    online.close()
+    code = cast("dict[str, str]", a.command("link", account=ALICE))["code"]
+    with pytest.raises(Fault):
+        other.command("link", account=ALICE, code=code)
+    assert world.login(other, ALICE, "two").session.phase is Phase.LINKING
+    assert other.command("link", account=ALICE, code=code) == {"joined": True}
+
+
 def test_the_device_with_the_root_never_starts_over_for_a_code() -> None:
     _, a, alice = entered()
     alice.close()
