@@ -125,7 +125,7 @@ def borders(
     from ..net.connector import Connector
     from ..net.dns import Resolver
     from ..net.registry import wall_clock
-    from ..net.s2sprobe import Prober
+    from ..net.s2sprobe import EACH_SECONDS, Prober
 
     prober = None
     if beyond.probe:
@@ -135,6 +135,7 @@ def borders(
             servers={},
             tls={},
             trust_anchors=beyond.anchors,
+            timeout=EACH_SECONDS,
             role="server",
         )
         known = Domains(domains, wall_clock)

@@ -201,11 +201,14 @@ class Attempt:
             )
             self._left = list(found)
         while self._left:
-            candidate = self._left[0]
+            candidate, before = self._left[0], len(self._reached)
             try:
                 link = await self._reach(name, candidate)
             except EnvFault as fault:
                 self._failed.append(fault)
+                if len(self._reached) > before:
+                    # TLS failed there: its other addresses may be other servers
+                    continue
             else:
                 if link is not None:
                     return self._hand_over(link, owner)

@@ -33,7 +33,8 @@ AT_ONCE: Final = 32
 MOST_WAITING: Final = 1_000
 _SECONDS: Final = HOLD_MS / 1000
 EACH_SECONDS: Final = 4.0
-"""For what one server says before and in TLS."""
+"""For what one server says before and in TLS; the connector's too, or one that takes
+a connection and says nothing would use up the time of those behind it."""
 MOST_TRIES: Final = 6
 _log = Logger()
 
@@ -41,7 +42,7 @@ _log = Logger()
 class Prober:
     """Probes domains, each once at a time.
 
-    :param connector: made for the role of a server.
+    :param connector: made for the role of a server, with :data:`EACH_SECONDS`.
     :param own: the domain in whose name is asked.
     """
 

@@ -127,7 +127,11 @@ class Peer(Protocol):
 class Server:
     """Listens on loopback until the test is over."""
 
-    def __init__(self, direct: SSL.Context | None = None) -> None:
+    def __init__(
+        self,
+        direct: SSL.Context | None = None,
+        at: tuple[str, int] = ("127.0.0.1", 0),
+    ) -> None:
         self.watch = Watch()
         self.direct = direct
         self.peers: list[Peer] = []
@@ -135,7 +139,8 @@ class Server:
         self.on_data: Callable[[Peer, bytes], None] = lambda peer, data: None
         factory = Factory.forProtocol(lambda: Peer(self))
         factory.noisy = False
-        self._port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        host, port = at
+        self._port = reactor.listenTCP(port, factory, interface=host)
         self.port: int = self._port.getHost().port
 
     async def accepted(self) -> Peer:
@@ -157,8 +162,10 @@ class Server:
 
 
 @contextmanager
-def serving(direct: SSL.Context | None = None) -> Iterator[Server]:
-    server = Server(direct)
+def serving(
+    direct: SSL.Context | None = None, at: tuple[str, int] = ("127.0.0.1", 0)
+) -> Iterator[Server]:
+    server = Server(direct, at)
     try:
         yield server
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ import pytest
 import pytest_twisted
 from twisted.internet.defer import Deferred, gatherResults
 
+from proxy.app.addresses import Address
+from proxy.app.gatebeyond import Beyond, borders
 from proxy.gate.between import BAD_MS, GOOD_MS, UNREACHED_MS, Domains, Outcome
 from proxy.net import s2sprobe
 from proxy.net.connector import Connector
 from proxy.net.dns import Candidate, Resolver
+from proxy.net.registry import RegistryWorker
 from proxy.net.s2sprobe import Prober
+from tests.support.signer import MemorySigner
 
 from .authority import NOW, Authority, Identity, authority, srv_name
 from .scripted import Peer, Server, closed_port, reactor, serving
@@ -50,6 +55,7 @@ class Places:
     def __init__(self, *found: Candidate) -> None:
         self.found = list(found)
         self.asked: list[tuple[str, str]] = []
+        self.here = ["127.0.0.1"]
 
     async def candidates(
         self, name: str, within: float, role: str = "client"
@@ -58,7 +64,7 @@ class Places:
         return self.found
 
     async def addresses(self, host: str, within: float) -> list[str]:
-        return ["127.0.0.1"]
+        return self.here
 
 
 class Stage:
@@ -330,6 +336,48 @@ async def test_a_silent_server_does_not_hide_the_next(
         stage = Stage(anchors, starttls(silent), starttls(good))
         assert await stage.prober.ask(NAME) == Outcome(keyed=True)
         await silent.deserted()
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_another_address_of_the_server_has_the_key(
+    direct: bool, root: Authority, anchors: Path
+) -> None:
+    bad, good = root.issue("other.example"), root.issue(NAME)
+    alpn = b"xmpp-server"
+    with ExitStack() as stack:
+        one = stack.enter_context(serving(bad.server(alpn=alpn) if direct else None))
+        two = stack.enter_context(
+            serving(
+                good.server(alpn=alpn) if direct else None,
+                at=("127.0.0.2", one.port),
+            )
+        )
+        if not direct:
+            one.on_data, two.on_data = speaks(bad), speaks(good)
+        stage = Stage(anchors, Candidate("localhost", one.port, direct=direct))
+        stage.places.here = ["127.0.0.1", "127.0.0.2"]
+        assert await stage.prober.ask(NAME) == Outcome(keyed=True)
+        assert [len(there.peers) for there in (one, two)] == [1, 1]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_takes_connections_only_does_not_hide_the_next(
+    root: Authority, anchors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the connector that a gate has: the whole time is not for the first one."""
+    monkeypatch.setattr(s2sprobe, "EACH_SECONDS", 0.5)
+    zone = Zone()
+    with serving() as silent, serving() as good, answering(zone) as nameserver:
+        good.on_data = speaks(root.issue(NAME))
+        zone.srv(f"_xmpps-server._tcp.{NAME}", (0, 0, silent.port, "localhost"))
+        zone.srv(f"_xmpp-server._tcp.{NAME}", (1, 0, good.port, "localhost"))
+        beyond = Beyond(anchors=anchors, resolver=Address(*nameserver))
+        worker = RegistryWorker(reactor, lambda: None)  # type: ignore[arg-type,return-value]
+        own = ("capulet.example",)
+        made = borders(reactor, own, beyond, worker, MemorySigner(own, 0))
+        assert await made.probe(NAME) == Outcome(keyed=True)
+        assert len(silent.peers) == 1
 
 
 @pytest_twisted.ensureDeferred
