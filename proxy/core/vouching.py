@@ -248,7 +248,7 @@ class Vouching:
             # the gate holds no keys either: the next login makes the first
             identity.set_standing(Standing.NEW)
         account.refused = fault.text
-        account.turned_away = fault.word == "unknown-device"
+        account.turned_away = True
         account.notice(account.jid, f"{fault.text}; {fault.hint}".rstrip("; "))
 
     # -- on the open stream ------
