@@ -469,15 +469,22 @@ def _in_order(
 
 def _account(row: sa.Row[Any]) -> Account:
     # in the order of the columns, which is the record's
-    *values, active, removed, since, changed, seen, rollovers = tuple[Any, ...](row)
+    values = tuple[Any, ...](row)
+    jid, root, seq, digest, manifest, *keys, since, changed, seen, leading = values
+    active, removed = map(_keys, keys)
+    rollovers = tuple(json.loads(leading or "[]"))
     return Account(
-        *values,
-        active=_keys(active),
-        removed=_keys(removed),
-        since=since,
-        changed=changed,
-        seen=seen,
-        rollovers=tuple(json.loads(rollovers or "[]")),
+        jid,
+        root,
+        seq,
+        digest,
+        manifest,
+        active,
+        removed,
+        since,
+        changed,
+        seen,
+        rollovers,
     )
 
 
