@@ -81,6 +81,7 @@ packages() {
             # Debian keeps its programs off the path
             postgresql) compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null ;;
             ejabberd) [ -x /usr/sbin/ejabberdctl ] ;;
+            prosody-modules) [ -d /usr/lib/prosody/modules/mod_delegation ] ;;
             *) command -v "$name" >/dev/null || [ -x "/usr/bin/$name" ] ;;
         esac || missing+=("$name")
     done

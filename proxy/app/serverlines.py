@@ -219,11 +219,13 @@ listen:
     access: c2s
     shaper: c2s_shaper
     max_stanza_size: 262144
-  # The directory, which the gate runs as a component.
+  # The directory, which the gate runs as a component. Each stream gets what is for
+  # its own name alone (global_routes), not what is for any of several domains.
   -
     port: {component_port}
     ip: "{address}"
     module: ejabberd_service
+    global_routes: false
     hosts:
 {components}
 # In-band registration (mod_register) stays as it is: the gate demands a key. If a web

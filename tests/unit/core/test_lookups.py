@@ -27,22 +27,27 @@ DOMAIN = BOB.partition("@")[2]
 KEYS = f"keys.{DOMAIN}"
 IN_PUBSUB = f"{{{PUBSUB}}}"
 FORBIDDEN = Refused("forbidden")
+HANDED = f"{BOB} (handed on)"
 
 
 @dataclass
 class Stage:
-    """Alice asks for bob; `pep` and `keys` answer in bob's name and his domain's.
+    """Alice asks for bob; `pep` and `keys` answer in bob's name and his domain's,
+    `handed` what his server hands on.
 
-    `asked` is whom was asked, in order; `allowed` whether there is a budget for more.
+    `asked` is whom was asked, in order; `allowed` for how many more there is a budget.
+    While `late` is a list, what is answered to look-ups waits in it.
     """
 
     key: RootPrivate = field(default_factory=RootPrivate.generate)
     bob: Person = field(default_factory=lambda: Person(jid=BOB))
     now: int = NOW
-    allowed: bool = True
+    allowed: int = 100
     names: str | None = None
     pep: dict[str, Answer] = field(default_factory=dict)
     keys: Answer = field(default_factory=Silence)
+    handed: Answer = field(default_factory=lambda: Refused("service-unavailable"))
+    late: list[Callable[[], None]] | None = None
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -65,13 +70,22 @@ class Stage:
         self, kind: str, to: str | None, payload: Element, then: Callable[..., None]
     ) -> None:
         assert kind == "get"
-        self.asked.append(str(to))
-        if to == BOB:
+        if payload.tag != f"{{{KEY}}}lookup":
+            assert to == BOB
+            self.asked.append(BOB)
             then(self.pep.get(payload[0].get("node", ""), FORBIDDEN))
+            return
+        assert payload.attrib == {"jid": BOB}
+        self.asked.append(HANDED if to == BOB else str(to))
+        answer = self.handed if to == BOB else self.keys
+        if self.late is None:
+            then(answer)
         else:
-            assert payload.tag == f"{{{KEY}}}lookup"
-            assert payload.attrib == {"jid": BOB}
-            then(self.keys)
+            self.late.append(lambda: then(answer))
+
+    def more(self) -> bool:
+        self.allowed -= 1
+        return self.allowed >= 0
 
     def gated(self) -> Stage:
         """The domain's key is pinned from its own mouth."""
@@ -82,7 +96,7 @@ class Stage:
     def look_up(self) -> Outcome:
         got: list[Outcome] = []
         with self.store.transaction():
-            lookups.look_up(self.account, self, BOB, got.append, lambda: self.allowed)
+            lookups.look_up(self.account, self, BOB, got.append, self.more)
         (outcome,) = got
         return outcome
 
@@ -160,16 +174,22 @@ def test_a_record_with_a_good_token_is_enough(stage: Stage) -> None:
 
 
 def test_res_06_without_a_budget_nobody_else_is_asked(stage: Stage) -> None:
-    stage.gated().allowed = False
+    stage.gated().allowed = 0
     assert isinstance(stage.look_up(), Failed)
     assert stage.asked == [BOB]
+
+
+def test_res_06_with_a_budget_for_one_the_directory_is_asked(stage: Stage) -> None:
+    stage.gated().allowed = 1
+    assert isinstance(stage.look_up(), Failed)
+    assert stage.asked == [BOB, KEYS]
 
 
 @pytest.mark.parametrize("named", [None, "directory.b.test"])
 def test_the_directory_is_the_one_that_the_domain_names(named: str | None) -> None:
     stage = Stage(names=named)
     stage.gated().look_up()
-    assert stage.asked == [BOB, named or KEYS]
+    assert stage.asked == [BOB, named or KEYS, HANDED]
 
 
 # -- what it proves -----------------------------------------------------------------
@@ -254,7 +274,7 @@ def test_a_record_where_the_own_node_says_nothing(stage: Stage) -> None:
     assert found.token
     # the devices' prekeys are at the contact's own address alone
     assert found.prekeys == [stage.prekey]
-    assert stage.asked == [BOB, KEYS, BOB]
+    assert stage.asked == [BOB, KEYS, BOB, HANDED]
 
 
 @pytest.mark.parametrize("age", [8 * DAY, None], ids=["expired", "none"])
@@ -308,7 +328,7 @@ def test_dir_10_a_record_does_not_say_whom_to_ask_about_others() -> None:
         stage.servers.learn(DOMAIN, stage.shown, NOW, "record")
     stage.keys = stage.absent()
     stage.look_up()
-    assert stage.asked == [BOB, KEYS]
+    assert stage.asked == [BOB, KEYS, HANDED]
 
 
 def test_absence_says_nothing_against_a_record_of_the_contact(stage: Stage) -> None:
@@ -322,6 +342,86 @@ def test_dir_01_a_record_of_somebody_else_is_none(stage: Stage) -> None:
     carol = Person(jid=f"carol@{DOMAIN}")
     stage.keys = stage.record(carol.manifest)
     assert isinstance(stage.look_up(), Failed)
+
+
+# -- what the server of a bare JID hands on (16.3) ----------------------------------
+
+
+@pytest.mark.parametrize("keys", [Silence(), Refused("remote-server-not-found")])
+def test_the_plans_words_a_bare_jid_answers_where_the_directory_does_not(
+    stage: Stage, keys: Answer
+) -> None:
+    stage.keys, stage.handed = keys, stage.record()
+    found = stage.look_up()
+    assert isinstance(found, Found)
+    assert found.manifest.digest == stage.bob.manifest.digest
+    assert found.prekeys == [stage.prekey]
+
+
+def test_a_token_of_today_comes_from_there_too(stage: Stage) -> None:
+    stage.gated().publish(stage.token(age=8 * DAY))
+    stage.handed = stage.record()
+    found = stage.look_up()
+    assert isinstance(found, Found)
+    token = tokens.open_token(found.token.encode(), BOB, stage.key.public)
+    assert token.current(stage.now)
+
+
+def test_dir_10_no_domain_is_gated_by_it_and_no_first_absence_proven(
+    stage: Stage,
+) -> None:
+    stage.handed = stage.absent()
+    assert isinstance(stage.look_up(), Failed)
+    assert stage.servers.pin(DOMAIN) is None
+    stage.gated()
+    assert stage.look_up() == Absent()
+
+
+def _elsewhere(stage: Stage) -> Answer:
+    return Stage(bob=stage.bob).absent()
+
+
+def _unvouched(stage: Stage) -> Answer:
+    thief = Person(jid=BOB)
+    return stage.record(thief.manifest, Stage(bob=thief).token())
+
+
+@pytest.mark.parametrize("lie", [_elsewhere, _unvouched], ids=["absence", "record"])
+@pytest.mark.parametrize("first", [0, 1], ids=["directory-first", "bare-jid-first"])
+def test_enc_01_what_is_not_signed_for_does_not_stand_before_what_is(
+    stage: Stage, lie: Callable[[Stage], Answer], first: int
+) -> None:
+    """Whichever of the two comes first: nothing of a lie, and no alarm by it."""
+    stage.gated().keys = stage.record()
+    stage.handed = lie(stage)
+    stage.late = []
+    got: list[Outcome] = []
+    with stage.store.transaction():
+        lookups.look_up(stage.account, stage, BOB, got.append, stage.more)
+        assert got == []
+        stage.late[first]()
+        assert len(got) == (first == 0)
+        stage.late[1 - first]()
+    (found,) = got
+    assert isinstance(found, Found)
+    assert found.manifest.digest == stage.bob.manifest.digest
+    assert list(stage.store.scan("notice", ALICE)) == []
+
+
+def test_who_answers_well_is_not_kept_waiting_for_the_other(stage: Stage) -> None:
+    """And what the directory says of its domain's key is learned all the same."""
+    stage.keys = stage.handed = stage.record()
+    stage.late = []
+    got: list[Outcome] = []
+    with stage.store.transaction():
+        lookups.look_up(stage.account, stage, BOB, got.append, stage.more)
+        by_directory, by_bare_jid = stage.late
+        by_bare_jid()
+        assert isinstance(got[0], Found)
+        assert not stage.servers.gated(DOMAIN)
+        by_directory()
+    assert len(got) == 1
+    assert stage.servers.gated(DOMAIN)
 
 
 def test_the_own_account_is_asked_of_nobody_else(stage: Stage) -> None:

@@ -1,0 +1,218 @@
+"""Keys at bare JIDs: look-ups that an unmodified server hands on (16.3), as docs/gate.md
+has it; Prosody with Debian's prosody-modules, and ejabberd."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import pytest
+
+from proxy.keys.manifest import open_manifest
+from proxy.keys.servers import open_server
+from proxy.keys.tokens import open_absence, open_token
+
+from ..support.bed import Bed
+from ..support.ejabberd import Ejabberd
+from ..support.federation import directory, printed
+from ..support.gate import Gate
+from ..support.gateclient import GateClient
+from ..support.persons import Person
+from ..support.prosody import Prosody
+from ..support.raw import RawClient, text_of
+from ..support.tap import Way
+from ..support.tillie import Tillie
+from ..support.waiting import free_ports, until
+from .test_conversations import error_of
+
+ALICE, BOB, CAROL = "alice@a.test", "bob@b.test", "carol@a.test"
+KEYS = "keys.a.test"
+KEY = "urn:x-tillie:key:0"
+INFO = "http://jabber.org/protocol/disco#info"
+ITEMS = "http://jabber.org/protocol/disco#items"
+
+pytestmark = pytest.mark.timeout(300)
+
+_PROSODY = """\
+component_ports = {{ {port} }}
+VirtualHost "a.test"
+    modules_enabled = {{ "delegation" }}
+    delegations = {{
+        ["urn:x-tillie:key:0"] = {{ jid = "keys.a.test" }};
+    }}
+Component "keys.a.test"
+    component_secret = "{secret}"
+    modules_enabled = {{ "delegation" }}
+Component "keys.b.test"
+    component_secret = "{secret}"
+"""
+
+_EJABBERD_RULES = """\
+acl:
+  directory:
+    server: keys.a.test
+access_rules:
+  directory:
+    allow: directory
+"""
+_EJABBERD_MODULES = """\
+modules:
+  mod_delegation:
+    namespaces:
+      "urn:x-tillie:key:0":
+        access: directory
+"""
+
+
+@pytest.fixture(params=["prosody", "ejabberd"])
+def gate(bed: Bed, request: pytest.FixtureRequest) -> Gate:
+    """A server that hands look-ups on, and a gate before both its domains."""
+    arguments = {"prosody": _prosody, "ejabberd": _ejabberd}[request.param](bed)
+    for jid in (ALICE, BOB, CAROL):
+        bed.account(jid)
+    backends = dict.fromkeys(bed.domains, bed.server.starttls_port)
+    # what a Tillie of b.test asks is read on its way to the server
+    backends["b.test"] = bed.tap("b.test", plain=True).port
+    made = bed.gate(arguments=arguments, backends=backends)
+    until(lambda: f"{KEYS} is there" in made.errors, "the directory to be there")
+    return made
+
+
+def _prosody(bed: Bed) -> list[str]:
+    (port,) = free_ports(1)
+    secret = secrets.token_hex(16)
+    bed.start(
+        require_encryption=False, options=_PROSODY.format(port=port, secret=secret)
+    )
+    text = f'component_ports = {{ {port} }} component_secret = "{secret}"'
+    return directory(text, bed.folder / "secret")
+
+
+def _ejabberd(bed: Bed) -> list[str]:
+    lines = printed("ejabberd", *bed.domains)
+    server = Ejabberd(bed.folder / "ejabberd", bed.leaf, bed.domains, behind_gate=lines)
+    rules, rest = _EJABBERD_RULES.split("access_rules:\n")
+    text = server.configuration.replace("acl:\n", rules)
+    text = text.replace("access_rules:\n", f"access_rules:\n{rest}")
+    server.configuration = text.replace("modules:\n", _EJABBERD_MODULES)
+    bed.server = server  # type: ignore[assignment]
+    server.start()
+    return [*directory(lines, bed.folder / "secret"), "--proxy-protocol", "v2"]
+
+
+def behind(bed: Bed, gate: Gate, label: str) -> Tillie:
+    ports = dict.fromkeys(bed.domains, gate.port)
+    return bed.tillie(label, servers=ports, tls=dict.fromkeys(ports, "starttls"))
+
+
+def entered(bed: Bed, gate: Gate, jid: str) -> GateClient:
+    return bed.at_gate(gate, Person(jid)).enter(bed.passwords[jid])
+
+
+def look_up(client: RawClient, to: str) -> Element:
+    answer = client.ask("get", f"<lookup xmlns='{KEY}'/>", to=to, seconds=20)
+    assert (answer.get("type"), answer.get("from")) == ("result", to), (
+        ElementTree.tostring(answer)
+    )
+    return answer[0]
+
+
+def text(answer: Element, path: str) -> bytes:
+    found = answer.findtext("/".join(f"{{{KEY}}}{part}" for part in path.split("/")))
+    assert found is not None
+    return found.encode()
+
+
+def test_the_plans_words_a_strangers_iq_to_a_bare_jid_brings_the_key(
+    bed: Bed, gate: Gate
+) -> None:
+    """Key, fingerprint and token, in the account's own name, also when it is away; a
+    signed absence of every other address; and what service discovery shows."""
+    alice = entered(bed, gate, ALICE)
+    assert alice.person is not None
+    bob = entered(bed, gate, BOB)
+    for away in (False, True):
+        record = look_up(bob, ALICE)
+        server = open_server(text(record, "server/document"), "a.test")
+        assert alice.server is not None
+        assert server.digest == alice.server.digest
+        manifest = open_manifest(text(record, "manifest"), ALICE)
+        assert manifest.root.fingerprint == alice.person.fingerprint
+        token = open_token(text(record, "token"), ALICE, server.keys)
+        assert token.covers(manifest)
+        if not away:
+            discovered(alice, bob)
+            alice.close()
+    for jid in (CAROL, "nobody@a.test"):
+        absent = look_up(bob, jid)
+        assert absent.tag == f"{{{KEY}}}absent"
+        open_absence(text(absent, "document"), jid, server.keys)
+    assert text(look_up(bob, "a.test"), "server/document")
+
+
+def discovered(alice: GateClient, bob: RawClient) -> None:
+    """Who is subscribed sees the feature at the bare JID; a stranger gets an error or
+    nothing of it, and neither proves anything."""
+    query = f"<query xmlns='{INFO}'/>"
+    before = bob.ask("get", query, to=ALICE)
+    assert before.get("type") == "error"
+    for client in (alice, bob):
+        client.ask("get", "<query xmlns='jabber:iq:roster'/>")
+        client.send("<presence/>")
+    bob.send(f"<presence to='{ALICE}' type='subscribe'/>")
+    alice.wait_for(lambda one: one.get("type") == "subscribe", seconds=20)
+    alice.send(f"<presence to='{BOB}' type='subscribed'/>")
+    bob.wait_for(lambda one: one.get("type") == "subscribed", seconds=20)
+    for client in (alice, bob):
+        info = client.ask("get", query, to=ALICE)
+        features = [one.get("var") for one in info.iter(f"{{{INFO}}}feature")]
+        assert features.count(KEY) == 1, features
+
+
+def test_strangers_write_sealed_and_then_subscribe(bed: Bed, gate: Gate) -> None:
+    """Nobody is subscribed to anybody. Carol has no key: her own node says so to who is
+    no stranger alone (on Prosody), so her server's answer decides at first contact."""
+    ta, tb = behind(bed, gate, "ta"), behind(bed, gate, "tb")
+    alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
+    for one in (ta, tb):
+        until(
+            lambda it=one: it.json("status")["accounts"][0]["published"],
+            "the keys to be published",
+            seconds=20,
+        )
+    first, second = bed.canaries.secret(), bed.canaries.secret()
+    bob.say(ALICE, first)
+    assert text_of(alice.message(first, seconds=20)) == first
+    bob.send(f"<presence to='{ALICE}' type='subscribe'/>")
+    asked = alice.wait_for(lambda one: one.get("type") == "subscribe", seconds=20)
+    assert asked.get("from") == BOB
+    alice.say(BOB, second)
+    assert text_of(bob.message(second, seconds=20)) == second
+    for one in (ta, tb):
+        assert [row["level"] for row in one.json("contacts")] == ["vouched"]
+    assert "has no key" in error_of(bob, bob.say(CAROL, bed.canaries.secret()))
+    if isinstance(bed.server, Prosody):
+        answers = re.findall(rb"<iq [^>]*>\s*<absent ", bed.taps[0].recorded(Way.IN))
+        assert any(b"from='carol@a.test'" in one for one in answers), answers
+
+
+def test_who_just_subscribes_is_looked_up_and_read(bed: Bed, gate: Gate) -> None:
+    """The presence comes first, the sealed message behind it."""
+    ta, tb = behind(bed, gate, "ta"), behind(bed, gate, "tb")
+    alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
+    until(
+        lambda: tb.json("status")["accounts"][0]["published"], "bob's keys", seconds=20
+    )
+    bob.send(f"<presence to='{ALICE}' type='subscribe'/>")
+    alice.wait_for(lambda one: one.get("type") == "subscribe", seconds=20)
+    until(lambda: [one["jid"] for one in ta.json("contacts")] == [BOB], "the look-up")
+    secret = bed.canaries.secret()
+    bob.say(ALICE, secret)
+    assert text_of(alice.message(secret, seconds=20)) == secret
+    # who is subscribed finds the node itself, also where nothing is handed on
+    alice.send(f"<presence to='{BOB}' type='subscribed'/>")
+    bob.wait_for(lambda one: one.get("from", "").startswith(f"{ALICE}/"), seconds=20)
+    items = bob.ask("get", f"<query xmlns='{ITEMS}'/>", to=ALICE)
+    assert KEY in [one.get("node") for one in items.iter(f"{{{ITEMS}}}item")]
