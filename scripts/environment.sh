@@ -64,14 +64,15 @@ install_server() {
     fi
 }
 
-# The package makes a cluster and starts it. The tests make their own.
-install_postgresql() {
-    local folder=/etc/postgresql-common/createcluster.d
-    as_root mkdir -p "$folder"
-    echo 'create_main_cluster = false' | as_root tee "$folder/tillie.conf" >/dev/null
+# The package makes a cluster and starts it on the standard port. The tests make their
+# own. What says so here must be there before the package, and nobody is to find it later.
+install_postgresql() (
+    conf=/etc/postgresql-common/createcluster.d/tillie.conf
+    trap 'as_root rm -f "$conf"' EXIT
+    as_root mkdir -p "${conf%/*}"
+    echo 'create_main_cluster = false' | as_root tee "$conf" >/dev/null
     apt_install postgresql
-    as_root rm "$folder/tillie.conf"
-}
+)
 
 # packages COMMAND...: installs what lacks; packages are named as their commands.
 packages() {

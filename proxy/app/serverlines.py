@@ -102,7 +102,8 @@ def _commented(text: str, mark: str) -> str:
 _PROSODY_HOW: Final = """
 Debian: save as /etc/prosody/conf.d/tillie-gate.cfg.lua, owner root, group prosody,
 mode 0640 (a secret is in it). It must be read last, as conf.d is there: what is set
-here replaces what stands elsewhere. Then: prosodyctl check config, and restart.
+here replaces what stands elsewhere. Then: prosodyctl check config, and restart. (The
+check calls legacy_ssl_ports deprecated: that name is closed here too.)
 The way back: remove the file, restart.
 """
 

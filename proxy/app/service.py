@@ -196,9 +196,10 @@ def listen(reactor: Any, listener: Listener, factory: Any) -> tuple[Any, str]:
     """
     from twisted.internet.error import CannotListenError
 
-    host, port = listener.address
+    from ..net.ports import open_port
+
     try:
-        opened = reactor.listenTCP(port, factory, interface=host, backlog=1024)
+        opened = open_port(reactor, listener.address, factory)
     except CannotListenError as error:
         reason = getattr(error.socketError, "strerror", None) or error.socketError
         raise EnvFault(

@@ -11,6 +11,7 @@ from ..keys.handshake import Channel, Presentation
 from ..keys.servers import ServerDocument
 from ..wire.stanza import Stanza, stream_error
 from .between import Outcome
+from .complaints import Complaints
 from .disclosure import DirectoryState, Disclosed
 from .effects import (
     Ask,
@@ -59,6 +60,7 @@ class World:
     pace: Pace = field(default_factory=Pace)
     terms: Terms = field(default_factory=Terms)
     disclosed: Disclosed = field(default_factory=Disclosed)
+    complaints: Complaints = field(default_factory=Complaints)
 
 
 class Line:
@@ -106,6 +108,16 @@ class Line:
 
     def to_backend(self, data: bytes) -> None:
         self.effects.append(ToBackend(data))
+
+    def complain(self, text: str) -> None:
+        """Tell the operator what is wrong with all streams of the domain, now and then.
+
+        :param text: with ``{domain}`` in it.
+        """
+        text = text.format(domain=self.domain)
+        due = self.world.complaints.due(text, self.world.now())
+        # no client is named: it is not one's doing
+        self.effects.append(Note("trouble", text if due else ""))
 
     def note(self, occasion: Occasion, text: str = "") -> None:
         """Count something; *text* is a line for the log, the client put behind it."""

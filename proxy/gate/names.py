@@ -38,6 +38,11 @@ BAD_PROOF: Final = "The key that was presented does not prove anything here and 
 CROWDED: Final = "Very many log in just now; try again in a minute."
 LATER: Final = "The server cannot check keys just now; try again in a minute."
 BACKEND_DOWN: Final = "The server behind the gate cannot be reached; try again later."
+NO_SERVER: Final = "the server of {domain} cannot be reached where backend says"
+NO_STREAM: Final = (
+    "the server of {domain} takes no stream from the gate: ejabberd with the printed "
+    'lines wants PROXY headers (proxy-protocol = "v2"), Prosody understands none'
+)
 BACKEND_GONE: Final = "The server behind the gate went away; connect again."
 BACKEND_CLOSED: Final = (
     "the server offers no way to log in: on the port behind the gate it must not ask"

@@ -193,6 +193,7 @@ class Stream:
         """The server's connection is gone, or could not be had."""
         line = self.line
         if line.phase is Phase.BACKEND:
+            line.complain(names.NO_STREAM if self._server else names.NO_SERVER)
             line.end("remote-connection-failed", names.BACKEND_DOWN)
         elif line.phase is Phase.CLOSING:
             line.to_client(END)
@@ -429,6 +430,8 @@ class Stream:
     def _on_server(self, stanza: Stanza) -> None:
         line = self.line
         if (stanza.ns, stanza.name) == (STREAMS, "error"):
+            if line.phase is Phase.BACKEND:
+                line.complain(names.NO_STREAM)
             line.to_client(stanza.to_bytes() + END)
             line.drop()
         elif line.phase in UNVOUCHED:

@@ -117,7 +117,10 @@ def sync(folder: Path) -> None:
 
 def _check_mode(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode) or found.st_uid not in (os.geteuid(), 0):
-        raise StoreFault(f"the key file {path} is not a file of yours")
+        raise StoreFault(
+            f"the key file {path} is not a file of yours",
+            hint="run this as the user that the gate runs as, for example with sudo -u",
+        )
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise StoreFault(
             f"others may read the key file {path}",

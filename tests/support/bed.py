@@ -241,6 +241,10 @@ class Bed:
         self._clients.append(client)
         return client
 
+    def keep_raw(self, client: RawClient) -> None:
+        """Have the client's connection cut when the bed is closed."""
+        self._raw.append(client)
+
     def raw(
         self, jid: str, port: int, *, resource: str = "raw", **options: Any
     ) -> RawClient:

@@ -268,6 +268,42 @@ def test_rel_28_a_server_that_is_not_there_is_named() -> None:
     assert ended(said, "remote-connection-failed")
 
 
+def _in_vain(stage: Stage, how: str) -> list[str]:
+    """A client finds no server; what the operator is told."""
+    stage.secured()
+    stage.client(header(to=DOMAIN))
+    if how != "unreached":
+        stage.call(stage.stream.backend_up)
+    if how == "error":
+        stage.server(
+            "<?xml version='1.0'?><stream:stream xmlns:stream='http://etherx.jabber.org/streams'"
+            " xmlns='jabber:client' id='s'><stream:error><bad-format xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>"
+            "</stream:error>"
+        )
+    else:
+        stage.call(stage.stream.backend_lost)
+    assert stage.closed
+    assert [note.occasion for note in stage.notes].count("trouble") == 1
+    return [note.text for note in stage.notes if note.text]
+
+
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [("unreached", "backend"), ("closed", "PROXY"), ("error", "PROXY")],
+)
+def test_the_operator_is_told_of_a_server_that_takes_no_stream(
+    how: str, word: str
+) -> None:
+    """Once a minute, however many clients find it so: all are counted."""
+    first = Stage()
+    (text,) = _in_vain(first, how)
+    assert f"the server of {DOMAIN}" in text
+    assert word in text
+    assert _in_vain(Stage(world=first.world, clock=first.clock), how) == []
+    first.clock.now += 60_000
+    assert _in_vain(Stage(world=first.world, clock=first.clock), how) == [text]
+
+
 @pytest.mark.parametrize("far", ["door", "open"])
 def test_rel_28_a_server_that_goes_away_is_told(far: str) -> None:
     stage = Stage().presented() if far == "door" else Stage().open()
