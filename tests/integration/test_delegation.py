@@ -25,9 +25,9 @@ from ..support.raw import RawClient, text_of
 from ..support.tap import Way
 from ..support.tillie import Tillie
 from ..support.waiting import free_ports, until
-from .test_conversations import error_of
+from .test_conversations import error_of, ready
 
-ALICE, BOB, CAROL = "alice@a.test", "bob@b.test", "carol@a.test"
+ALICE, BOB, CAROL, DAVE = "alice@a.test", "bob@b.test", "carol@a.test", "dave@b.test"
 KEYS = "keys.a.test"
 KEY = "urn:x-tillie:key:0"
 INFO = "http://jabber.org/protocol/disco#info"
@@ -70,7 +70,7 @@ modules:
 def gate(bed: Bed, request: pytest.FixtureRequest) -> Gate:
     """A server that hands look-ups on, and a gate before both its domains."""
     arguments = {"prosody": _prosody, "ejabberd": _ejabberd}[request.param](bed)
-    for jid in (ALICE, BOB, CAROL):
+    for jid in (ALICE, BOB, CAROL, DAVE):
         bed.account(jid)
     backends = dict.fromkeys(bed.domains, bed.server.starttls_port)
     # what a Tillie of b.test asks is read on its way to the server
@@ -171,48 +171,44 @@ def discovered(alice: GateClient, bob: RawClient) -> None:
         assert features.count(KEY) == 1, features
 
 
-def test_strangers_write_sealed_and_then_subscribe(bed: Bed, gate: Gate) -> None:
-    """Nobody is subscribed to anybody. Carol has no key: her own node says so to who is
-    no stranger alone (on Prosody), so her server's answer decides at first contact."""
+def test_strangers_write_sealed_and_subscribe(bed: Bed, gate: Gate) -> None:
+    """Nobody is subscribed to anybody: bob writes before he asks to be, dave asks first.
+    Carol has no key: on Prosody her own node says so to subscribers alone, so that what
+    her server hands on decides at first contact."""
     ta, tb = behind(bed, gate, "ta"), behind(bed, gate, "tb")
-    alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
-    for one in (ta, tb):
-        until(
-            lambda it=one: it.json("status")["accounts"][0]["published"],
-            "the keys to be published",
-            seconds=20,
-        )
-    first, second = bed.canaries.secret(), bed.canaries.secret()
+    alice = bed.raw(ALICE, ta.port)
+    bob, dave = bed.raw(BOB, tb.port), bed.raw(DAVE, tb.port)
+    ready(ta)
+    ready(tb, 2)
+    first, second, third = (bed.canaries.secret() for _ in range(3))
     bob.say(ALICE, first)
     assert text_of(alice.message(first, seconds=20)) == first
     bob.send(f"<presence to='{ALICE}' type='subscribe'/>")
-    asked = alice.wait_for(lambda one: one.get("type") == "subscribe", seconds=20)
-    assert asked.get("from") == BOB
+    assert subscriber(alice) == BOB
     alice.say(BOB, second)
     assert text_of(bob.message(second, seconds=20)) == second
-    for one in (ta, tb):
-        assert [row["level"] for row in one.json("contacts")] == ["vouched"]
+    dave.send(f"<presence to='{ALICE}' type='subscribe'/>")
+    assert subscriber(alice) == DAVE
+    levels = {BOB: "vouched", DAVE: "vouched"}
+    until(lambda: contacts(ta) == levels, "the look-up of who subscribes")
+    dave.say(ALICE, third)
+    assert text_of(alice.message(third, seconds=20)) == third
+    # who is subscribed finds the node itself, also where nothing is handed on
+    alice.send(f"<presence to='{DAVE}' type='subscribed'/>")
+    dave.wait_for(lambda one: one.get("from", "").startswith(f"{ALICE}/"), seconds=20)
+    items = dave.ask("get", f"<query xmlns='{ITEMS}'/>", to=ALICE)
+    assert KEY in [one.get("node") for one in items.iter(f"{{{ITEMS}}}item")]
     assert "has no key" in error_of(bob, bob.say(CAROL, bed.canaries.secret()))
     if isinstance(bed.server, Prosody):
         answers = re.findall(rb"<iq [^>]*>\s*<absent ", bed.taps[0].recorded(Way.IN))
         assert any(b"from='carol@a.test'" in one for one in answers), answers
 
 
-def test_who_just_subscribes_is_looked_up_and_read(bed: Bed, gate: Gate) -> None:
-    """The presence comes first, the sealed message behind it."""
-    ta, tb = behind(bed, gate, "ta"), behind(bed, gate, "tb")
-    alice, bob = bed.raw(ALICE, ta.port), bed.raw(BOB, tb.port)
-    until(
-        lambda: tb.json("status")["accounts"][0]["published"], "bob's keys", seconds=20
-    )
-    bob.send(f"<presence to='{ALICE}' type='subscribe'/>")
-    alice.wait_for(lambda one: one.get("type") == "subscribe", seconds=20)
-    until(lambda: [one["jid"] for one in ta.json("contacts")] == [BOB], "the look-up")
-    secret = bed.canaries.secret()
-    bob.say(ALICE, secret)
-    assert text_of(alice.message(secret, seconds=20)) == secret
-    # who is subscribed finds the node itself, also where nothing is handed on
-    alice.send(f"<presence to='{BOB}' type='subscribed'/>")
-    bob.wait_for(lambda one: one.get("from", "").startswith(f"{ALICE}/"), seconds=20)
-    items = bob.ask("get", f"<query xmlns='{ITEMS}'/>", to=ALICE)
-    assert KEY in [one.get("node") for one in items.iter(f"{{{ITEMS}}}item")]
+def subscriber(client: RawClient) -> str | None:
+    """Who asks to be subscribed next."""
+    asks = client.wait_for(lambda one: one.get("type") == "subscribe", seconds=20)
+    return asks.get("from")
+
+
+def contacts(tillie: Tillie) -> dict[str, str]:
+    return {one["jid"]: one["level"] for one in tillie.json("contacts")}
