@@ -19,6 +19,7 @@ from ..support.ejabberd import Ejabberd
 from ..support.federation import directory, printed
 from ..support.gate import Gate
 from ..support.gateclient import GateClient
+from ..support.pages import blocks
 from ..support.persons import Person
 from ..support.prosody import Prosody
 from ..support.raw import RawClient, text_of
@@ -37,32 +38,10 @@ pytestmark = pytest.mark.timeout(300)
 
 _PROSODY = """\
 component_ports = {{ {port} }}
-VirtualHost "a.test"
-    modules_enabled = {{ "delegation" }}
-    delegations = {{
-        ["urn:x-tillie:key:0"] = {{ jid = "keys.a.test" }};
-    }}
 Component "keys.a.test"
     component_secret = "{secret}"
-    modules_enabled = {{ "delegation" }}
 Component "keys.b.test"
     component_secret = "{secret}"
-"""
-
-_EJABBERD_RULES = """\
-acl:
-  directory:
-    server: keys.a.test
-access_rules:
-  directory:
-    allow: directory
-"""
-_EJABBERD_MODULES = """\
-modules:
-  mod_delegation:
-    namespaces:
-      "urn:x-tillie:key:0":
-        access: directory
 """
 
 
@@ -80,12 +59,16 @@ def gate(bed: Bed, request: pytest.FixtureRequest) -> Gate:
     return made
 
 
+def _documented(language: str) -> str:
+    (lines,) = blocks("gate.md", language)
+    return lines.replace("example.org", "a.test")
+
+
 def _prosody(bed: Bed) -> list[str]:
     (port,) = free_ports(1)
     secret = secrets.token_hex(16)
-    bed.start(
-        require_encryption=False, options=_PROSODY.format(port=port, secret=secret)
-    )
+    components = _PROSODY.format(port=port, secret=secret)
+    bed.start(require_encryption=False, options=components + _documented("lua"))
     text = f'component_ports = {{ {port} }} component_secret = "{secret}"'
     return directory(text, bed.folder / "secret")
 
@@ -93,10 +76,10 @@ def _prosody(bed: Bed) -> list[str]:
 def _ejabberd(bed: Bed) -> list[str]:
     lines = printed("ejabberd", *bed.domains)
     server = Ejabberd(bed.folder / "ejabberd", bed.leaf, bed.domains, behind_gate=lines)
-    rules, rest = _EJABBERD_RULES.split("access_rules:\n")
-    text = server.configuration.replace("acl:\n", rules)
-    text = text.replace("access_rules:\n", f"access_rules:\n{rest}")
-    server.configuration = text.replace("modules:\n", _EJABBERD_MODULES)
+    for section in re.findall(r"^\w+:\n(?: .*\n)+", _documented("yaml"), re.MULTILINE):
+        name = section.partition("\n")[0]
+        assert f"{name}\n" in server.configuration
+        server.configuration = server.configuration.replace(f"{name}\n", section)
     bed.server = server  # type: ignore[assignment]
     server.start()
     return [*directory(lines, bed.folder / "secret"), "--proxy-protocol", "v2"]

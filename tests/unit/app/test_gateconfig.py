@@ -12,6 +12,7 @@ from proxy.app.gateconfig import GateConfig, load
 from proxy.app.sources import UsageFault
 from proxy.errors import ConfigFault
 from proxy.gate.policy import Policies, Rule
+from tests.support.pages import blocks
 
 GIVEN: dict[str, object] = {
     "domain": ("a.test",),
@@ -28,6 +29,31 @@ def of_file(tmp_path: Path, text: str, **options: object) -> GateConfig:
     path = tmp_path / "tillie.toml"
     path.write_text(text, encoding="utf-8")
     return load({"config": str(path), **options}, {})
+
+
+def test_the_manuals_settings(tmp_path: Path) -> None:
+    """All tables of docs/gate.md in one file, with the lines that it leaves to choose."""
+    secret = tmp_path / "component-secret"
+    secret.write_text("a secret of the components")
+    secret.chmod(0o600)
+    settings, row, enforced = blocks("gate.md", "toml")
+    settings = settings.replace("/etc/tillie/component-secret", str(secret))
+    for line in ('proxy-protocol = "v2"', 'ca = "/etc/tillie/authorities.pem"'):
+        assert f"# {line}" in settings + enforced
+        settings = settings.replace(f"# {line}", line)
+        enforced = enforced.replace(f"# {line}", line)
+    before = of_file(tmp_path, settings + enforced)
+    assert before.domains == ("example.org",)
+    assert len(before.listeners) == 4
+    assert before.warnings == ()
+    assert before.policies == Policies(default="optional")
+    locked = settings.replace('policy = "optional"\n', "")
+    after = of_file(tmp_path, locked + row + enforced).policies
+    network = ipaddress.ip_network("192.0.2.0/24")
+    assert after.default == "keys-only"
+    assert after.rules == (
+        Rule(account="*-bot@example.org", network=network, policy="optional"),
+    )
 
 
 def test_every_setting_from_the_file(tmp_path: Path) -> None:
