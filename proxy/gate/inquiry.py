@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final
 from xml.etree.ElementTree import Element, SubElement
 
-from ..core.questions import Answer, Questions, Refused, Result
+from ..core.questions import Answer, Questions, Refused, Result, Silence
 from ..core.streams import shown
 from ..errors import REMOTE, PeerFault
 from ..keys.manifest import open_manifest
@@ -27,6 +27,9 @@ from .names import KEY, PING, PUBSUB
 KEYED_MS: Final = 3_600_000
 KEYLESS_MS: Final = 60_000
 UNPROVEN_MS: Final = 10_000
+AGAIN_MS: Final = (1_000, 2_000, 4_000)
+"""When a question is asked again that has no answer: ejabberd gives an answer to any of
+several gates that are one component, and half of them to another one."""
 _KEPT: Final = 5_000
 _LARGEST: Final = 48 * 1024
 
@@ -76,6 +79,33 @@ class Findings:
             self._known.popitem(last=False)
 
 
+class _Asked:
+    """A question, each of whose repetitions may be answered; the first answer counts.
+
+    :ivar repeats: when it is asked again, in Unix milliseconds.
+    """
+
+    def __init__(
+        self, to: str, payload: Element, then: Callable[[Answer], None], now: int
+    ) -> None:
+        self.to = to
+        self.payload = payload
+        self.repeats = [now + after for after in AGAIN_MS]
+        self.done = False
+        self._then = then
+
+    def answered(self, answer: Answer) -> None:
+        """What came back to the question, its deadline too."""
+        if not self.done:
+            self.done = True
+            self._then(answer)
+
+    def answered_again(self, answer: Answer) -> None:
+        """What came back to a repetition, whose silence says nothing."""
+        if not isinstance(answer, Silence):
+            self.answered(answer)
+
+
 class Inquiries:
     """The questions of one component to other domains.
 
@@ -91,6 +121,7 @@ class Inquiries:
         self._clock = clock
         self._questions = Questions()
         self._waiting: dict[str, list[Told]] = {}
+        self._asked: list[_Asked] = []
         self._pings = 0
 
     @property
@@ -126,20 +157,33 @@ class Inquiries:
         return self._questions.take(stanza)
 
     def expire(self) -> None:
-        self._questions.expire(self._clock())
+        """Give up what was not answered in time, and repeat what may be lost."""
+        now = self._clock()
+        self._questions.expire(now)
+        self._asked = [one for one in self._asked if one.repeats and not one.done]
+        for one in self._asked:
+            if one.repeats[0] <= now:
+                del one.repeats[0]
+                self._put(one, one.answered_again)
 
     def drop(self) -> None:
         """The stream is gone, and the answers with it."""
+        self._asked.clear()
         # what gives up on one question may have another, which is as vain
         while self.pending:
             self._questions.drop()
 
     def _ask(self, to: str, payload: Element, then: Callable[[Answer], None]) -> None:
+        asked = _Asked(to, payload, then, self._clock())
+        self._asked.append(asked)
+        self._put(asked, asked.answered)
+
+    def _put(self, asked: _Asked, then: Callable[[Answer], None]) -> None:
         query = self._questions.ask(
             "get",
-            to,
-            payload,
-            senders=frozenset({to}),
+            asked.to,
+            asked.payload,
+            senders=frozenset({asked.to}),
             now=self._clock(),
             then=then,
         )

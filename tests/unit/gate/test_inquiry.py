@@ -205,3 +205,43 @@ def test_when_the_stream_is_gone_nobody_waits(stage: Stage) -> None:
     assert not stage.inquiries.pending
     (finding,) = stage.told
     assert finding.proof is Proof.OPEN
+
+
+def test_rel_27_an_answer_that_another_gate_got_is_asked_for_again(
+    stage: Stage,
+) -> None:
+    """ejabberd gives it to any of the gates that are the same component."""
+    first = stage.sent[0]
+    asked = []
+    for _ in range(11):
+        stage.now += 1_000
+        stage.inquiries.expire()
+        asked.append(len(stage.sent))
+    assert asked == [2, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4]
+    assert {one.get("to") for one in stage.sent} == {ROMEO}
+    assert len({one.get("id") for one in stage.sent}) == 4
+    assert stage.told == []
+    stage.answer(stage.items(""))
+    assert stage.told == [Finding(Proof.NONE)]
+    # the answer to the first one after all
+    stage.sent.append(first)
+    assert stage.answer(FORBIDDEN, kind="error")
+    assert stage.told == [Finding(Proof.NONE)]
+    assert not stage.inquiries.pending
+
+
+def test_what_is_answered_is_not_asked_again(stage: Stage) -> None:
+    stage.answer(FORBIDDEN, kind="error")
+    stage.answer(stage.absence())
+    sent = len(stage.sent)
+    stage.now += 5_000
+    stage.inquiries.expire()
+    assert (len(stage.sent), stage.told) == (sent, [Finding(Proof.NONE)])
+
+
+def test_silence_to_the_question_ends_it_whatever_was_repeated(stage: Stage) -> None:
+    for second in range(24):
+        stage.now += 1_000
+        stage.inquiries.expire()
+        # the node for 12 s, then the directory for as long
+        assert bool(stage.told) == (second == 23), second
