@@ -55,7 +55,11 @@ def gate(bed: Bed, request: pytest.FixtureRequest) -> Gate:
     # what a Tillie of b.test asks is read on its way to the server
     backends["b.test"] = bed.tap("b.test", plain=True).port
     made = bed.gate(arguments=arguments, backends=backends)
-    until(lambda: f"{KEYS} is there" in made.errors, "the directory to be there")
+    until(
+        lambda: f"{KEYS} is there" in made.errors,
+        "the directory to be there",
+        seconds=30,
+    )
     return made
 
 
@@ -91,11 +95,11 @@ def behind(bed: Bed, gate: Gate, label: str) -> Tillie:
 
 
 def entered(bed: Bed, gate: Gate, jid: str) -> GateClient:
-    return bed.at_gate(gate, Person(jid)).enter(bed.passwords[jid])
+    return bed.at_gate(gate, Person(jid), seconds=30).enter(bed.passwords[jid])
 
 
 def look_up(client: RawClient, to: str) -> Element:
-    answer = client.ask("get", f"<lookup xmlns='{KEY}'/>", to=to, seconds=20)
+    answer = client.ask("get", f"<lookup xmlns='{KEY}'/>", to=to, seconds=30)
     assert (answer.get("type"), answer.get("from")) == ("result", to), (
         ElementTree.tostring(answer)
     )
@@ -145,9 +149,9 @@ def discovered(alice: GateClient, bob: RawClient) -> None:
         client.ask("get", "<query xmlns='jabber:iq:roster'/>")
         client.send("<presence/>")
     bob.send(f"<presence to='{ALICE}' type='subscribe'/>")
-    alice.wait_for(lambda one: one.get("type") == "subscribe", seconds=20)
+    alice.wait_for(lambda one: one.get("type") == "subscribe", seconds=30)
     alice.send(f"<presence to='{BOB}' type='subscribed'/>")
-    bob.wait_for(lambda one: one.get("type") == "subscribed", seconds=20)
+    bob.wait_for(lambda one: one.get("type") == "subscribed", seconds=30)
     for client in (alice, bob):
         info = client.ask("get", query, to=ALICE)
         features = [one.get("var") for one in info.iter(f"{{{INFO}}}feature")]
@@ -165,20 +169,20 @@ def test_strangers_write_sealed_and_subscribe(bed: Bed, gate: Gate) -> None:
     ready(tb, 2)
     first, second, third = (bed.canaries.secret() for _ in range(3))
     bob.say(ALICE, first)
-    assert text_of(alice.message(first, seconds=20)) == first
+    assert text_of(alice.message(first, seconds=30)) == first
     bob.send(f"<presence to='{ALICE}' type='subscribe'/>")
     assert subscriber(alice) == BOB
     alice.say(BOB, second)
-    assert text_of(bob.message(second, seconds=20)) == second
+    assert text_of(bob.message(second, seconds=30)) == second
     dave.send(f"<presence to='{ALICE}' type='subscribe'/>")
     assert subscriber(alice) == DAVE
     levels = {BOB: "vouched", DAVE: "vouched"}
-    until(lambda: contacts(ta) == levels, "the look-up of who subscribes")
+    until(lambda: contacts(ta) == levels, "the look-up of who subscribes", seconds=30)
     dave.say(ALICE, third)
-    assert text_of(alice.message(third, seconds=20)) == third
+    assert text_of(alice.message(third, seconds=30)) == third
     # who is subscribed finds the node itself, also where nothing is handed on
     alice.send(f"<presence to='{DAVE}' type='subscribed'/>")
-    dave.wait_for(lambda one: one.get("from", "").startswith(f"{ALICE}/"), seconds=20)
+    dave.wait_for(lambda one: one.get("from", "").startswith(f"{ALICE}/"), seconds=30)
     items = dave.ask("get", f"<query xmlns='{ITEMS}'/>", to=ALICE)
     assert KEY in [one.get("node") for one in items.iter(f"{{{ITEMS}}}item")]
     assert "has no key" in error_of(bob, bob.say(CAROL, bed.canaries.secret()))
@@ -189,7 +193,7 @@ def test_strangers_write_sealed_and_subscribe(bed: Bed, gate: Gate) -> None:
 
 def subscriber(client: RawClient) -> str | None:
     """Who asks to be subscribed next."""
-    asks = client.wait_for(lambda one: one.get("type") == "subscribe", seconds=20)
+    asks = client.wait_for(lambda one: one.get("type") == "subscribe", seconds=30)
     return asks.get("from")
 
 

@@ -46,7 +46,11 @@ def gate(bed: Bed) -> Gate:
     arguments = [*directory(lines, bed.folder / "gate"), "--proxy-protocol", "v2"]
     made = bed.gate(arguments=arguments)
     for domain in bed.domains:
-        until(lambda name=domain: f"keys.{name} is there" in made.errors, "directories")
+        until(
+            lambda name=domain: f"keys.{name} is there" in made.errors,
+            "the directories to be there",
+            seconds=30,
+        )
     return made
 
 
@@ -105,7 +109,11 @@ def test_the_plans_words_two_people_and_a_third_without_tillie(
     bob.sees(there, seconds=30)
     bob.say(ALICE, back)
     alice.sees(back, seconds=30)
-    until(lambda: (level(ta), level(tb)) == ("vouched", "vouched"), "both levels")
+    until(
+        lambda: (level(ta), level(tb)) == ("vouched", "vouched"),
+        "both levels",
+        seconds=30,
+    )
     for jid in (ALICE, BOB):
         assert f"first key of {jid} from 127.0.0.1" in gate.errors
     carol = bed.keep(
@@ -119,7 +127,7 @@ def test_the_plans_words_two_people_and_a_third_without_tillie(
     assert "login refused from 127.0.0.9 (a.test)" in gate.errors
     person = bed.at_gate(gate, Person(CAROL), source="127.0.0.9")
     person.enter(bed.passwords[CAROL])
-    until(lambda: "127.0.0.9" in bed.server.log, "the client's address in the log")
+    until(lambda: "127.0.0.9" in bed.server.log, "the address in the log", seconds=30)
 
 
 def test_an_account_is_made_changed_and_removed_for_good(
@@ -175,7 +183,7 @@ def test_i5_a_second_device_is_linked_used_and_removed(
     published(ta)
     published(tb)
     waiting = bed.raw(ALICE, second.port, resource="laptop")
-    until(lambda: account(second)["state"] == "linking", "the state", seconds=20)
+    until(lambda: account(second)["state"] == "linking", "the state", seconds=30)
     assert second.json("link", ta.json("link")["code"]) == {"joined": True}
     waiting.close()
     laptop = bed.raw(ALICE, second.port, resource="laptop")
@@ -190,7 +198,9 @@ def test_i5_a_second_device_is_linked_used_and_removed(
         secret = bed.canaries.secret()
         sender.say(to, secret)
         for reader in readers:
-            reader.wait_for(lambda one, it=secret: it in "".join(one.itertext()))
+            reader.wait_for(
+                lambda one, it=secret: it in "".join(one.itertext()), seconds=30
+            )
     this = next(one["id"] for one in second.json("devices") if one["this"])
     assert ta.command("devices", "remove", this).returncode == 0
     laptop.wait_closed(seconds=20)
