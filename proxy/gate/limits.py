@@ -19,6 +19,9 @@ ARRIVALS: Final = 2_000
 """An address may open so many connections at once at most,"""
 ARRIVAL_MS: Final = 50
 """and behind them one in so many milliseconds."""
+_OURS: Final = frozenset({"127.0.0.1", "::1"})
+"""Where everybody comes from whom a relay on this machine brings: an onion service, a
+balancer that tells no addresses."""
 STANZA_MS: Final = 60_000
 """In which a stanza that has begun is all there: the largest one at 4.4 KB/s."""
 LOGINS_A_SECOND: Final = 50
@@ -95,6 +98,8 @@ class Arrivals(Rate):
 
     def enter(self, address: str, now: int) -> bool:
         """Let one in, unless its address has opened too many of late."""
+        if address in _OURS:
+            return True
         if self.exhausted(address, now):
             return False
         self.add(address, now)

@@ -64,6 +64,11 @@ def test_res_02_an_address_has_a_burst_and_then_a_rate() -> None:
     assert there == [True] * ARRIVALS + [False]
 
 
+def test_who_comes_by_a_relay_on_this_machine_is_not_one_address() -> None:
+    arrivals = Arrivals(100)
+    assert all(arrivals.enter("127.0.0.1", NOW) for _ in range(ARRIVALS + 1))
+
+
 def test_addresses_are_bounded() -> None:
     failures = Failures()
     for number in range(ADDRESSES + 10):
