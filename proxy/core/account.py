@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import REMOTE, TrustFault
 from ..keys.store import Store
 from ..suites.entropy import token
+from ..wire.jid import Jid
 from . import lookups, vouchers
 from .catchup import CatchUp
 from .contacts import Contact, Contacts, Finding
@@ -265,8 +266,11 @@ class Account:
         try:
             self._check_own(jid, found)
             word = vouchers.weigh(self, jid, found, now)
+            # another root of a gated domain needs the domain's word, like a first one
+            leads = word is not None or not self.servers.gated(Jid.parse(jid).domain)
+            rollovers = found.rollovers if leads else ()
             learned = self.contacts.learn(
-                jid, found.manifest, found.prekeys, now, found.rollovers
+                jid, found.manifest, found.prekeys, now, rollovers
             )
             self.contacts.vouched(jid, word, self.servers.voucher(jid))
         except REMOTE as fault:

@@ -305,6 +305,7 @@ class House:
 
     def _remove(self, account: Account, wanted: str) -> str:
         device, identity = self._device(account, wanted), account.identity
+        identity.check_settled()
         if device.public == identity.device.public:
             raise Fault("this device cannot remove itself")
         identity.remove_device(device.id, self.clock())
@@ -319,6 +320,7 @@ class House:
     ) -> dict[str, object]:
         own = account.identity.device.id.hex()
         device = self._device(account, str(wanted or own))
+        account.identity.check_settled()
         account.identity.rename_device(device.id, label, self.clock())
         for stream in account.streams[:1]:
             account.publication.publish(stream)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from enum import Enum
 from itertools import pairwise
 
-from ..errors import LocalFault, StoreFault
+from ..errors import LocalFault, StoreFault, TrustFault
 from ..keys.identity import DevicePrivate, RootPrivate
 from ..keys.manifest import (
     Manifest,
@@ -199,6 +199,17 @@ class Identity:
             self._pending = Pending.make(self.manifest, self._owned(), self.device, now)
             self._put(_PENDING, self._pending.pack())
         return self._pending
+
+    def check_settled(self) -> None:
+        """What is changed under a root that is about to be left would be lost with it.
+
+        :raises TrustFault: a rollover is under way.
+        """
+        if self._pending is not None:
+            raise TrustFault(
+                f"the keys of {self.account} are being changed",
+                hint="stay logged in until tillie notices says that it is done",
+            )
 
     def promote(self, now: int) -> None:
         """The gate, or the server, has the new root: it is in force, the old one is

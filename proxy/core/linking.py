@@ -95,6 +95,7 @@ class Linking:
                 f"devices of {self._account.jid} cannot be added from here",
                 hint="run tillie link on the device that made the account's keys",
             )
+        identity.check_settled()
         self._offer = _Offer(token(16), self._account.clock() + VALID)
         return show_code(self._offer.code)
 
@@ -104,7 +105,7 @@ class Linking:
         :raises TrustFault: it does not fit the code that is shown.
         """
         offer, account = self._offer, self._account
-        if offer is None or account.clock() > offer.until:
+        if offer is None or account.clock() > offer.until or account.identity.pending:
             return None
         offer.tries += 1
         self.added = False

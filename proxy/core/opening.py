@@ -155,17 +155,23 @@ def _check(
 def _device_listed(
     account: Account, facts: lanes.Facts, contact: Contact | None, place: Place
 ) -> None:
-    own = place.sender == account.jid
-    if not own and contact is None:
+    if place.sender != account.jid and contact is None:
         raise TrustFault("a seal of nobody known")
-    manifest = account.identity.manifest if own or contact is None else contact.manifest
-    device = manifest.device(facts.device)
-    gone = account.identity.gone if own or contact is None else contact.gone
-    removed = gone.get(facts.device) if device is None else device.removed
-    if device is None and removed is None:
+    listed, removed = _listed(account, place.sender, facts.device)
+    if not listed:
         raise TrustFault("a seal of a device that its account does not list")
     if removed and facts.epoch > removed and not place.archive:
         raise TrustFault("a seal of a device after its removal")
+
+
+def _listed(account: Account, sender: str, device: bytes) -> tuple[bool, int | None]:
+    """Whether *device* is, or was, the sender's; and when it was removed (I8), or left
+    by a rollover (3.10.2)."""
+    contact = None if sender == account.jid else account.contacts.get(sender)
+    whose = account.identity if contact is None else contact
+    listed = whose.manifest.device(device)
+    removed = whose.gone.get(device) if listed is None else listed.removed
+    return listed is not None or removed is not None, removed
 
 
 def _compare_labels(
@@ -186,13 +192,9 @@ def _tell_if_removed(
     account: Account, facts: lanes.Facts, place: Place, message: Element
 ) -> None:
     """What a removed device wrote before its removal is shown as such (I8)."""
-    manifest = account.identity.manifest
-    if place.sender != account.jid:
-        contact = account.contacts.get(place.sender)
-        manifest = contact.manifest if contact is not None else manifest
-    device = manifest.device(facts.device)
+    _, removed = _listed(account, place.sender, facts.device)
     body = message.find(marks.BODY)
-    if device is not None and device.removed and body is not None:
+    if removed and body is not None:
         body.text = f"[Tillie: from a removed device] {body.text or ''}"
 
 

@@ -125,12 +125,23 @@ class Publication:
             self._confirmed()
             if self._published:
                 return
-        self._same_root(identity.manifest, manifest)
+        self._ours(asker, found)
+
+    def _ours(self, asker: Session, found: Found) -> None:
+        """It is of a root of the own account's: is it the newest?"""
+        account, identity = self._account, self._account.identity
+        manifest = found.manifest
+        # a root that was left has nothing more to say, whatever its number
+        left = manifest.root != identity.manifest.root
+        if not left:
+            self._same_root(identity.manifest, manifest)
         if identity.standing is not Standing.READY:
             return
-        identity.keep_rollovers(found.rollovers)
+        if not left:
+            identity.keep_rollovers(found.rollovers)
         token, _ = account.token.for_record(identity.manifest)
-        if manifest.seq < identity.offered.seq or found.token != token:
+        older = left or manifest.seq < identity.offered.seq
+        if older or found.token != token:
             self.publish(asker)
         else:
             self.publish_prekey(asker)

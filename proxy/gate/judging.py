@@ -172,7 +172,9 @@ def _other_root(
     asked: Vouch, manifest: Manifest, held: Account, registry: Registry, now: int
 ) -> Answer:
     if asked.rollover is not None:
-        if not _leads(asked.rollover, manifest, held) or _revives(manifest, held):
+        newer = manifest.seq > held.seq
+        leads = newer and _leads(asked.rollover, manifest, held)
+        if not leads or _revives(manifest, held):
             return Refused("bad-proof", "the rollover does not lead to these keys")
         _replace(held, registry, now, "rollover")
         account = take(manifest, held, registry, now, "rollover", asked.address)

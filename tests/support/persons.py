@@ -12,6 +12,7 @@ from proxy.keys.manifest import (
     Manifest,
     device_statement,
     first_manifest,
+    renamed,
     with_device,
     without_device,
 )
@@ -85,6 +86,12 @@ class Person:
         )
 
     def rollover_to(self, other: Person) -> bytes:
+        """The word for the root of *other*, whose numbers go on behind the own ones."""
+        while other.manifest.seq <= self.manifest.seq:
+            label = f"desk {other.manifest.seq}"
+            other.manifests.append(
+                renamed(other.manifest, other.root, other.device.id, label, NOW)
+            )
         claims = rollover_claims(self.jid, self.fingerprint, other.root.public, NOW)
         return make_doc(claims, ROLLOVER, self.root).encode()
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 from xml.etree.ElementTree import Element
 
 import pytest
 
+from proxy.core import linking
 from proxy.core.directory import KEY, record, record_item
 from proxy.core.identity import Standing
 from proxy.core.phase import Phase
+from proxy.core.servers import Shown
 from proxy.errors import Fault
 from proxy.gate.questions import Refused
 from proxy.keys.documents import make_doc
-from proxy.keys.identity import RootPrivate
-from proxy.keys.manifest import Manifest, rolled_over
+from proxy.keys.identity import DevicePrivate, RootPrivate
+from proxy.keys.manifest import (
+    Manifest,
+    device_statement,
+    renamed,
+    rolled_over,
+    with_device,
+)
 from proxy.keys.servers import ROLLOVER, rollover_claims
 from tests.support.gated import GatedWorld
 from tests.support.simulator import (
@@ -462,3 +471,128 @@ def test_another_device_at_the_gate_is_linked_again() -> None:
     laptop.say(BOB, "linked again")
     world.wait(20_000)
     assert bob.bodies[-1] == "linked again"
+
+
+# -- what a rollover must not wash away ----------------------------------------------
+
+
+def test_i08_a_removed_device_stays_removed_behind_a_rollover() -> None:
+    """Its lanes are open still, and the new root lists it nowhere."""
+    c = acquainted()
+    second = c.world.tillie()
+    laptop = c.world.login(second, ALICE, "two")
+    link(c.a, second, ALICE)
+    laptop.say(BOB, "from the laptop")
+    c.world.wait(20_000)
+    with c.caught() as kept:
+        laptop.say(BOB, "from who stole it")
+    device = second.account(ALICE).identity.device
+    c.a.command("devices-remove", account=ALICE, id=device.id.hex())
+    roll_over(c.world, c.a)
+    c.alice.say(BOB, "news")
+    c.world.wait(20_000)
+    assert pinned(c.b) == root(c.a)
+    c.world.inject(c.bob, kept[0])
+    assert c.bob.bodies[-1] == "[Tillie: from a removed device] from who stole it"
+
+
+def test_dir_04_a_gated_domain_has_to_vouch_for_the_new_root() -> None:
+    """Who stole the root is not followed where the gate holds another one: it may have
+    been reset, and a lying server shows what it likes."""
+    world, a, _, b, bob = gated()
+    with b.writing():
+        shown = Shown(world.domain(A).document)
+        b.house.servers.learn(A, shown, world.now, "directory")
+    before, identity = pinned(b), a.account(ALICE).identity
+    fresh = RootPrivate.generate()
+    claims = rollover_claims(ALICE, identity.fingerprint, fresh.public, world.now)
+    manifest = rolled_over(identity.manifest, fresh, identity.device, world.now)
+    word = make_doc(claims, ROLLOVER, identity._owned())
+    honest = world.pep[NODE]["current"]
+    world.pep[NODE]["current"] = record_item(manifest, rollovers=[word])
+    world.now += 25 * 3600 * 1000
+    bob.say(ALICE, "who are you?", ident="w")
+    world.wait(20_000)
+    assert pinned(b) == before
+    assert "w" in [one.get("id") for one in bob.errors]
+    # the one that the gate took is followed at once, without a person
+    world.pep[NODE]["current"] = honest
+    roll_over(world, a)
+    world.wait(60_000)
+    bob.say(ALICE, "and now?")
+    world.wait(20_000)
+    assert pinned(b) == root(a) != before
+
+
+def stuck(c: Couple) -> Callable[[], None]:
+    """A rollover whose publication the server does not answer; call it to end that."""
+    honest = c.world.leaving
+
+    def refuse(_: object, stanza: Element) -> list[Element] | None:
+        nodes = [
+            one.get("node") for one in stanza.iter() if one.tag.endswith("}publish")
+        ]
+        return [] if KEY in nodes else None
+
+    def answer() -> None:
+        c.world.leaving = honest
+
+    c.world.leaving = refuse
+    assert roll_over(c.world, c.a)["done"] is False
+    return answer
+
+
+@pytest.mark.parametrize("drawn", ["before", "meanwhile"])
+def test_nothing_is_changed_under_a_root_that_is_about_to_be_left(drawn: str) -> None:
+    """A device that was linked meanwhile would see strangers' keys in its account's."""
+    c = acquainted()
+    c.a.command("link", account=ALICE)
+    answer = stuck(c)
+    seq = c.account.identity.manifest.seq
+    second = c.world.tillie()
+    laptop = c.world.login(second, ALICE, "two")
+    if drawn == "before":
+        offer = c.a.house.linking(c.account)._offer
+        assert offer is not None
+        code = linking.show_code(offer.code)
+        assert not second.command("link", account=ALICE, code=code)
+    else:
+        for command in ("link", "devices-name", "devices-remove"):
+            device = c.account.identity.device.id.hex()
+            with pytest.raises(Fault) as fault:
+                c.a.command(command, account=ALICE, id=device)
+            assert "are being changed" in fault.value.text
+    assert c.account.identity.manifest.seq == seq
+    answer()
+    c.world.wait(60_000)
+    assert c.account.identity.pending is None
+    link(c.a, second, ALICE)
+    laptop.say(BOB, "linked under the new one")
+    c.world.wait(20_000)
+    assert c.bob.bodies[-1] == "linked under the new one"
+
+
+def test_dir_04_who_has_the_old_root_does_not_get_the_account_back() -> None:
+    """It was stolen: a list under it with any number, and a device of the thief's, is
+    shown to the owner's own Tillie."""
+    c = acquainted()
+    old, stolen = c.account.identity.manifest, c.account.identity._owned()
+    roll_over(c.world, c.a)
+    identity = c.account.identity
+    new, thief = identity.fingerprint, DevicePrivate.generate()
+    statement = device_statement(ALICE, old.root.fingerprint, thief.public)
+    ghost = with_device(
+        old, stolen, thief.public, thief.sign(statement), "Tillie", c.world.now
+    )
+    for name in ("one", "two"):
+        ghost = renamed(ghost, stolen, thief.id, name, c.world.now)
+    assert ghost.seq > identity.manifest.seq
+    c.world.pep[NODE]["current"] = record_item(ghost)
+    c.alice.close()
+    c.world.login(c.a, ALICE)
+    c.world.wait(2_000)
+    assert identity.fingerprint == new
+    assert identity.owner
+    assert identity.manifest.device(thief.public) is None
+    # and the own record is put back
+    assert published(c.world).root.fingerprint == new

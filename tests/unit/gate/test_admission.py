@@ -365,6 +365,7 @@ def test_auth_10_a_rollover_that_leads_elsewhere_is_not(registry: Registry) -> N
     old, new, thief = Person(), Person(), Person()
     romeo = Person(ROMEO)
     ask(registry, old.vouch())
+    kept = old.manifest.digest
     for rollover in (
         thief.rollover_to(new),
         old.rollover_to(thief),
@@ -375,7 +376,23 @@ def test_auth_10_a_rollover_that_leads_elsewhere_is_not(registry: Registry) -> N
     ):
         question = new.vouch(rollover=rollover)
         assert refused(ask(registry, question)) == "bad-proof"
+    assert held(registry) == kept
+
+
+def test_i24_a_rollover_made_upon_an_older_manifest_is_not_taken(
+    registry: Registry,
+) -> None:
+    """Its device came back from a copy: whoever saw the newer one would not follow."""
+    old, new = Person(), Person()
+    ask(registry, old.vouch())
+    leading, made = old.rollover_to(new), new.manifest
+    more = [DevicePrivate.generate() for _ in range(2)]
+    for one in more:
+        ask(registry, old.vouch(old.add(one)))
+    question = new.vouch(made, rollover=leading)
+    assert refused(ask(registry, question)) == "bad-proof"
     assert held(registry) == old.manifest.digest
+    vouched(ask(registry, new.vouch(rollover=old.rollover_to(new))))
 
 
 def test_a_root_that_was_replaced_never_comes_back(registry: Registry) -> None:
