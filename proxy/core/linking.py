@@ -151,6 +151,7 @@ class Linking:
         account = self._account
         account.identity.renew_device(account.clock())
         account.ratchets.rotate_all()
+        account.publication.removed()
         account.notice(
             account.jid,
             "this device has a new key now, to be linked to the account; what it could "

@@ -43,7 +43,7 @@ class Publication:
             self._asker = None
 
     def removed(self) -> None:
-        """The account is no more: nothing is to be published."""
+        """The account is no more, or this device's key: nothing is published of it."""
         self._retry_at = 0
         self._published = False
 

@@ -154,6 +154,7 @@ def test_i5_a_second_device_joins_through_the_gate(
     joined_again(bed, ta, second)
     laptop = bed.raw(ALICE, second.port, resource="laptop")
     until(lambda: status(second)["state"] == "ready", "the second device", seconds=20)
+    published(second)
     say(bed, bob, ALICE, laptop)
     say(bed, laptop, BOB, bob)
     assert device not in [one["id"] for one in second.json("devices") if one["this"]]
