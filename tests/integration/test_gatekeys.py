@@ -155,8 +155,9 @@ def test_i5_a_second_device_joins_through_the_gate(
     laptop = bed.raw(ALICE, second.port, resource="laptop")
     until(lambda: status(second)["state"] == "ready", "the second device", seconds=20)
     published(second)
-    say(bed, bob, ALICE, laptop)
+    # by its first word the contact learns of it
     say(bed, laptop, BOB, bob)
+    say(bed, bob, ALICE, laptop)
     assert device not in [one["id"] for one in second.json("devices") if one["this"]]
 
 
