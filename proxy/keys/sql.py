@@ -104,6 +104,7 @@ class SqlRegistry:
         self._tokens: dict[str, HeldToken | None] = {}
         self._resets: dict[str, Reset | None] = {}
         self._streams: dict[bytes, Stream] = {}
+        self._waiting: dict[sa.Table, dict[object, dict[str, Any]]] = {}
 
     @contextmanager
     def transaction(self, *, writing: bool = True) -> Iterator[None]:
@@ -127,6 +128,7 @@ class SqlRegistry:
             self._db, self._writes = None, False
             for held in (self._accounts, self._tokens, self._resets, self._streams):
                 held.clear()
+            self._waiting.clear()
 
     def _begin(self) -> float:
         """Begin, where SQLAlchemy does not by itself; when that was."""
@@ -143,8 +145,9 @@ class SqlRegistry:
         self._not_before = now + max(_LEAST_GAP, _GAP * (now - began))
 
     def _commit(self) -> None:
+        self._write(*self._waiting)
         if self._streams:
-            self._write_streams()
+            self._put(schema.stream, [_values(one) for one in self._streams.values()])
         if self._before and self._writes:
             self._before()
         if self._sqlite:
@@ -176,6 +179,7 @@ class SqlRegistry:
         names = list(accounts)
         if not names:
             return
+        self._write(schema.account, schema.token)
         self._accounts |= dict.fromkeys(names)
         self._tokens |= dict.fromkeys(names)
         self._resets |= dict.fromkeys(names)
@@ -195,7 +199,10 @@ class SqlRegistry:
             hashlib.sha256(name.encode()).digest()[:8], "big", signed=True
         )
         self._rows(_LOCK, number=number)
-        # what was read before it may be past
+        # what was read before it may be past, unless it was written here
+        for table in (schema.account, schema.token):
+            if name in self._waiting.get(table, ()):
+                self._write(table)
         for held in (self._accounts, self._tokens, self._resets):
             held.pop(name, None)
 
@@ -211,10 +218,11 @@ class SqlRegistry:
         values["removed"] = b"".join(account.removed)
         leading = account.rollovers
         values["rollovers"] = json.dumps(leading) if leading else None
-        self._upsert(schema.account, values)
+        self._put_later(schema.account, account.jid, values)
         self._accounts[account.jid] = account
 
     def delete_account(self, jid: str) -> None:
+        self._write(schema.account, schema.token)
         self._delete(schema.account, schema.account.c.jid == jid)
         self._delete(schema.token, schema.token.c.account == jid)
         self._delete(schema.stream, schema.stream.c.account == jid)
@@ -223,6 +231,7 @@ class SqlRegistry:
             del self._streams[one]
 
     def accounts(self) -> Iterator[Account]:
+        self._write(schema.account)
         rows = self._read().execute(
             _in_order(schema.account, schema.account.c.jid, self._sqlite),
             execution_options={"yield_per": 200},
@@ -236,7 +245,7 @@ class SqlRegistry:
         return self._tokens[jid]
 
     def put_token(self, token: HeldToken) -> None:
-        self._upsert(schema.token, _values(token))
+        self._put_later(schema.token, token.account, _values(token))
         self._tokens[token.account] = token
 
     # -- streams, registrations ------------------------------------------------
@@ -248,18 +257,8 @@ class SqlRegistry:
         return None if row is None else _made(Stream, row)
 
     def put_stream(self, stream: Stream) -> None:
-        # written together at the end: each login has one
         self._writable()
         self._streams[stream.id] = stream
-
-    def _write_streams(self) -> None:
-        rows = [_values(one) for one in self._streams.values()]
-        if self._sqlite:
-            self._upsert(schema.stream, *rows)
-        else:
-            # one statement, so that its time is limited as a whole
-            self._writable().execute(_upsert_all(schema.stream, rows))
-        self._streams.clear()
 
     def allocation(self, jid: str, root: bytes) -> Allocation | None:
         table = schema.allocation.c
@@ -340,9 +339,10 @@ class SqlRegistry:
     def log(self, event: Event) -> None:
         values = _values(event)
         del values["number"]
-        self._writable().execute(_LOG, values)
+        self._put_later(schema.event, len(self._waiting.get(schema.event, ())), values)
 
     def events(self, jid: str | None = None, since: int = 0) -> list[Event]:
+        self._write(schema.event)
         table = schema.event.c
         wanted = sa.select(
             table.at, table.account, table.what, table.text, table.number
@@ -405,6 +405,28 @@ class SqlRegistry:
     def _delete(self, table: sa.Table, *which: sa.ColumnElement[bool]) -> None:
         self._writable().execute(table.delete().where(*which))
 
+    def _put_later(self, table: sa.Table, key: object, values: dict[str, Any]) -> None:
+        """Write it with others of its kind at the end: each first login has one.
+
+        Until then it is in what is held of the account, or nobody asks.
+        """
+        self._writable()
+        self._waiting.setdefault(table, {})[key] = values
+
+    def _write(self, *tables: sa.Table) -> None:
+        """Write what waits for these, before they are read or changed otherwise."""
+        for table in tables:
+            rows = self._waiting.pop(table, None)
+            if rows:
+                self._put(table, list(rows.values()))
+
+    def _put(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+        if self._sqlite:
+            self._writable().execute(_upserts(table, in_sqlite=True), rows)
+        else:
+            # one statement, so that its time is limited as a whole
+            self._writable().execute(_upsert_all(table, rows))
+
     def _upsert(self, table: sa.Table, *rows: dict[str, object]) -> None:
         self._writable().execute(_upserts(table, self._sqlite), list(rows))
 
@@ -435,7 +457,6 @@ _FORMERS: Final = (
 _ALLOCATIONS_OF: Final = schema.allocation.delete().where(
     schema.allocation.c.account == sa.bindparam("jid")
 )
-_LOG: Final = schema.event.insert()
 _LOCK: Final = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number")))
 
 

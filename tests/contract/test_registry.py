@@ -268,3 +268,32 @@ def test_keyless_logins_are_listed_by_address(registry: Registry) -> None:
         registry.put_keyless("b@a.test", 4)
     with registry.transaction():
         assert registry.keyless() == [("a@a.test", 3), ("b@a.test", 4), ("é@a.test", 2)]
+
+
+def test_what_is_written_at_the_end_is_read_before_it(registry: Registry) -> None:
+    """Each way to ask for an account, a token or the log, behind a write."""
+    later = replace(ACCOUNT, jid="romeo@capulet.example", seq=1)
+    event = Event(10, ACCOUNT.jid, "first-key", "text")
+    with registry.transaction():
+        registry.put_account(ACCOUNT)
+        registry.put_token(TOKEN)
+        registry.expect([ACCOUNT.jid, later.jid])
+        assert registry.account(ACCOUNT.jid) == ACCOUNT
+        assert registry.token(ACCOUNT.jid) == TOKEN
+        registry.put_account(later)
+        registry.lock(later.jid)
+        assert registry.account(later.jid) == later
+        registry.log(event)
+        assert [one.what for one in registry.events()] == ["first-key"]
+        registry.log(event)
+        registry.put_account(replace(later, seq=2))
+        registry.put_account(replace(later, seq=3))
+        assert [one.seq for one in registry.accounts()] == [ACCOUNT.seq, 3]
+        registry.put_account(replace(ACCOUNT, seq=7))
+        registry.put_token(TOKEN)
+        registry.delete_account(ACCOUNT.jid)
+    with registry.transaction(writing=False):
+        assert registry.account(ACCOUNT.jid) is None
+        assert registry.token(ACCOUNT.jid) is None
+        assert registry.account(later.jid) == replace(later, seq=3)
+        assert len({one.number for one in registry.events()}) == 2
