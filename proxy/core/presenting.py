@@ -136,18 +136,18 @@ class Presenting:
         return [Send(serialise(self._present(channel)))]
 
     def _check_floor(self) -> None:
-        """A gate stands for channel binding only where its key is known: one that is
-        new binds to whoever sends it.  Asked before that key is pinned."""
+        """A gate stands for channel binding by a person's word only.  That its key is
+        pinned says little: a form that was asked for, a login under another name or
+        a look-up by way of another server pins what whoever stood there then had."""
         floor = self._floor
         if floor is None or family(floor) is not Family.BOUND:
             return
-        if not self._servers.gated(self._domain):
-            raise TrustFault(
-                f"{self._domain} shows a gate for the first time, and this account has "
-                f"logged in with {floor} before, which no gate has; the password was "
-                "not sent",
-                hint="someone on the way may have put it there: " + _ASK + self._domain,
-            )
+        raise TrustFault(
+            f"{self._domain} shows a gate for the first time, and this account has "
+            f"logged in with {floor} before, which no gate has; the password was "
+            "not sent",
+            hint="someone on the way may have put it there: " + _ASK + self._domain,
+        )
 
     def _current_pin(self) -> Pin | None:
         pin, now = self._servers.pin(self._domain), self._now()

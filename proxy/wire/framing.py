@@ -63,6 +63,8 @@ _STREAMS: Final = {
 _RENEW_AFTER_NAMES: Final = 8192
 # Expat never gives back the buffer that a long stanza needed.
 _RENEW_AFTER_BYTES: Final = 8192
+# Ordinary ones have some 200 bytes.
+_LONG_HEADER: Final = 1024
 _STREAM_TAG: Final = f"{STREAMS_NS}{SEPARATOR}stream"
 # Rules always look into messages, so their trees grow as they are read; of other
 # stanzas few are looked into, and those are read once more (``Stanza.tree``).
@@ -144,9 +146,11 @@ class Framer:
         Where nothing was fed since the last call and no stanza is open, the next
         bytes are read as behind a renewal, by a parser that knows the header only.
 
-        :param at_once: not only where nothing was fed.
+        :param at_once: not only where nothing was fed, unless the header is so long
+            that reading it again and again would cost more than the parser does.
         """
-        quiet, self._fed = at_once or not self._fed, False
+        short = len(self._header) < _LONG_HEADER
+        quiet, self._fed = (at_once and short) or not self._fed, False
         if quiet and self._depth == 1 and self.clean and self._take == self._frame:
             self._let_go()
             self._use(_NO_PARSER)

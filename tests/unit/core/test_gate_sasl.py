@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.core.servers import Shown
 from tests.support.gated import GatedWorld
 from tests.support.simulator import ALICE, Client, Tillie
+
+from .test_registering import REGISTER, arrived
 
 A = "a.test"
 PLUS, BARE = "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"
@@ -52,7 +55,7 @@ def test_auth_05_a_known_gate_stands_for_the_binding_and_for_no_more() -> None:
     """Its proof is over this very channel; the password still leaves by SCRAM only."""
     world, tillie = entered()
     domain = world.domain(A)
-    reached(tillie, PLUS)
+    reached(tillie, BARE)
     domain.mechanisms = LISTS["plus_stripped"]
     world.login(tillie, ALICE)
     assert domain.words[-1][0] == BARE
@@ -61,6 +64,32 @@ def test_auth_05_a_known_gate_stands_for_the_binding_and_for_no_more() -> None:
     refused = world.login(tillie, ALICE)
     assert domain.passwords == before
     assert "SCRAM-SHA-256 before; the password was not sent" in failure(refused)
+
+
+@pytest.mark.parametrize("way", ["form", "other account", "directory"])
+def test_auth_05_a_key_that_was_pinned_in_passing_is_no_known_gate(way: str) -> None:
+    """Whoever stands in front for a while has that much of it, without a password."""
+    world = GatedWorld()
+    tillie, domain = world.tillie(), world.domain(A)
+    domain.gone = True
+    world.login(tillie, ALICE).close()
+    reached(tillie, PLUS)
+    domain.gone = False
+    if way == "form":
+        client = arrived(world, tillie)
+        client.send(f"<iq type='get' id='r1'><query xmlns='{REGISTER}'/></iq>")
+    elif way == "other account":
+        world.login(tillie, "alise@a.test")
+    else:
+        with tillie.writing():
+            shown = Shown(domain.document)
+            tillie.house.servers.learn(A, shown, world.now, "directory")
+    assert tillie.house.servers.gated(A)
+    domain.mechanisms = LISTS["plus"]
+    domain.words.clear()
+    refused = world.login(tillie, ALICE)
+    assert domain.words == []
+    assert "tillie forget a.test" in failure(refused)
 
 
 def test_auth_05_a_gate_that_nobody_knew_is_no_way_around_the_binding() -> None:

@@ -177,6 +177,21 @@ def test_res_01_a_quiet_stream_gives_up_its_parser() -> None:
         assert all(framer.feed(chats(2)) for framer in framers)
 
 
+def test_res_02_a_long_header_is_not_read_again_for_each_small_stanza() -> None:
+    """A stranger chooses it: 9 KB for each 23 bytes would be cheap for nobody else."""
+    names = b"".join(b" xmlns:n%d='%s'" % (at, b"u" * 150) for at in range(50))
+    with traced() as held:
+        base = held()
+        framer = Framer(BEFORE_LOGIN)
+        framer.feed(HEADER[:-1] + names + b">" + chats(1))
+        busy = held() - base
+        framer.rest(at_once=True)
+        assert held() - base > busy - KIB
+        # once it is quiet it is like any other
+        framer.rest()
+        assert held() - base < busy - 4 * KIB
+
+
 def test_a_stanza_that_waits_for_its_rest_keeps_its_parser() -> None:
     framer = Framer(AFTER_LOGIN)
     framer.feed(HEADER + b"<message><body>a")
