@@ -60,6 +60,11 @@ class Questions:
     def __init__(self) -> None:
         self._pending: dict[str, _Pending] = {}
 
+    @property
+    def crowded(self) -> bool:
+        """Whether more than half of what may be outstanding is."""
+        return len(self._pending) > MOST // 2
+
     def ask(
         self,
         kind: str,

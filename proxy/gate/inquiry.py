@@ -162,7 +162,8 @@ class Inquiries:
         self._questions.expire(now)
         self._asked = [one for one in self._asked if one.repeats and not one.done]
         for one in self._asked:
-            if one.repeats[0] <= now:
+            # whose server is silent does not use up what is for the others
+            if one.repeats[0] <= now and not self._questions.crowded:
                 del one.repeats[0]
                 self._put(one, one.answered_again)
 

@@ -245,3 +245,15 @@ def test_silence_to_the_question_ends_it_whatever_was_repeated(stage: Stage) -> 
         stage.inquiries.expire()
         # the node for 12 s, then the directory for as long
         assert bool(stage.told) == (second == 23), second
+
+
+def test_res_06_silent_addresses_leave_room_for_others(stage: Stage) -> None:
+    """Asked for again and again, a few of them would be all that can be asked."""
+    for number in range(100):
+        stage.inquiries.ask(f"n{number}@silent.example", lambda _: None)
+    for _ in range(5):
+        stage.now += 1_000
+        stage.inquiries.expire()
+    stage.inquiries.ask("late@montague.example", stage.told.append)
+    assert stage.answer(stage.items(""))
+    assert stage.told == [Finding(Proof.NONE)]
