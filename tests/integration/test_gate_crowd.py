@@ -153,7 +153,8 @@ def test_dir_12_rel_27_a_crowd_is_back_after_a_kill(bed: Bed) -> None:
     known.set()
     gate.start()
     begun[0] = time.monotonic()
-    again = come(people, login, CROWD)
+    # all clients share one interpreter here: more at a time would wait for each other
+    again = come(people, login, min(CROWD, 250))
     assert again.troubles == []
     assert len(again.clients) == CROWD
     assert again.took < 30

@@ -53,7 +53,7 @@ class Pair:
     def enter(
         self, gate: Gate, person: Person, resource: str = "gate", **options: object
     ) -> GateClient:
-        client = self.bed.at_gate(gate, person, seconds=20, **options)
+        client = self.bed.at_gate(gate, person, seconds=30, **options)
         return client.enter(self.bed.passwords[person.jid], resource=resource)
 
     def events(self) -> list[tuple[str, str]]:
@@ -72,7 +72,7 @@ def pair(bed: Bed, cluster: Postgres) -> Pair:
 
 
 def keyless(bed: Bed, gate: Gate, jid: str) -> GateClient:
-    client = bed.at_gate(gate, jid)
+    client = bed.at_gate(gate, jid, seconds=30)
     client.secure()
     client.authenticate(jid, bed.passwords[jid])
     client.open_stream()
