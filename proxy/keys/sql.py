@@ -14,20 +14,17 @@ transaction at the latest: ``Interrupted`` where the same once more may do, a
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from sqlite3 import SQLITE_BUSY
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import exc
-from sqlalchemy.dialects import postgresql, sqlite
 
 from ..errors import LocalFault, StoreFault
-from . import schema
+from . import schema, statements
 from .registry import (
     ALLOCATIONS_KEPT,
     STREAMS_KEPT,
@@ -49,7 +46,6 @@ _AGAIN: Final = ("08", "40", "57P01", "57P02", "57P03", "25P03", "25006")
 """SQLSTATEs, or their classes, after which a new connection may fare better:
 connection lost, serialisation and deadlocks, shut down, idle too long, and a
 server that became a standby."""
-_KEY: Final = 32
 _GAP: Final = 0.25
 """Of the time that a writing transaction took, between it and the next one."""
 _LEAST_GAP: Final = 0.001
@@ -147,7 +143,10 @@ class SqlRegistry:
     def _commit(self) -> None:
         self._write(*self._waiting)
         if self._streams:
-            self._put(schema.stream, [_values(one) for one in self._streams.values()])
+            self._put(
+                schema.stream,
+                [statements.values_of(one) for one in self._streams.values()],
+            )
         if self._before and self._writes:
             self._before()
         if self._sqlite:
@@ -183,12 +182,12 @@ class SqlRegistry:
         self._accounts |= dict.fromkeys(names)
         self._tokens |= dict.fromkeys(names)
         self._resets |= dict.fromkeys(names)
-        for row in self._rows(_MANY_ACCOUNTS, names=names):
-            self._accounts[row.jid] = _account(row)
-        for row in self._rows(_MANY_TOKENS, names=names):
-            self._tokens[row.account] = _made(HeldToken, row)
-        for row in self._rows(_MANY_RESETS, names=names):
-            self._resets[row.account] = _made(Reset, row)
+        for row in self._rows(statements.MANY_ACCOUNTS, names=names):
+            self._accounts[row.jid] = statements.account_of(row)
+        for row in self._rows(statements.MANY_TOKENS, names=names):
+            self._tokens[row.account] = statements.made(HeldToken, row)
+        for row in self._rows(statements.MANY_RESETS, names=names):
+            self._resets[row.account] = statements.made(Reset, row)
 
     def lock(self, name: str) -> None:
         self._writable()
@@ -198,7 +197,7 @@ class SqlRegistry:
         number = int.from_bytes(
             hashlib.sha256(name.encode()).digest()[:8], "big", signed=True
         )
-        self._rows(_LOCK, number=number)
+        self._rows(statements.LOCK, number=number)
         # what was read before it may be past, unless it was written here
         for table in (schema.account, schema.token):
             if name in self._waiting.get(table, ()):
@@ -208,16 +207,12 @@ class SqlRegistry:
 
     def account(self, jid: str) -> Account | None:
         if jid not in self._accounts:
-            row = self._row(_ONE_ACCOUNT, jid=jid)
-            self._accounts[jid] = None if row is None else _account(row)
+            row = self._row(statements.ONE_ACCOUNT, jid=jid)
+            self._accounts[jid] = None if row is None else statements.account_of(row)
         return self._accounts[jid]
 
     def put_account(self, account: Account) -> None:
-        values = _values(account)
-        values["active"] = b"".join(account.active)
-        values["removed"] = b"".join(account.removed)
-        leading = account.rollovers
-        values["rollovers"] = json.dumps(leading) if leading else None
+        values = statements.values_of_account(account)
         self._put_later(schema.account, account.jid, values)
         self._accounts[account.jid] = account
 
@@ -233,19 +228,19 @@ class SqlRegistry:
     def accounts(self) -> Iterator[Account]:
         self._write(schema.account)
         rows = self._read().execute(
-            _in_order(schema.account, schema.account.c.jid, self._sqlite),
+            statements.in_order(schema.account, schema.account.c.jid, self._sqlite),
             execution_options={"yield_per": 200},
         )
-        return (_account(row) for row in rows)
+        return (statements.account_of(row) for row in rows)
 
     def token(self, jid: str) -> HeldToken | None:
         if jid not in self._tokens:
-            row = self._row(_ONE_TOKEN, jid=jid)
-            self._tokens[jid] = None if row is None else _made(HeldToken, row)
+            row = self._row(statements.ONE_TOKEN, jid=jid)
+            self._tokens[jid] = None if row is None else statements.made(HeldToken, row)
         return self._tokens[jid]
 
     def put_token(self, token: HeldToken) -> None:
-        self._put_later(schema.token, token.account, _values(token))
+        self._put_later(schema.token, token.account, statements.values_of(token))
         self._tokens[token.account] = token
 
     # -- streams, registrations ------------------------------------------------
@@ -253,8 +248,8 @@ class SqlRegistry:
     def stream(self, stream_id: bytes) -> Stream | None:
         if stream_id in self._streams:
             return self._streams[stream_id]
-        row = self._row(_ONE_STREAM, id=stream_id)
-        return None if row is None else _made(Stream, row)
+        row = self._row(statements.ONE_STREAM, id=stream_id)
+        return None if row is None else statements.made(Stream, row)
 
     def put_stream(self, stream: Stream) -> None:
         self._writable()
@@ -267,7 +262,7 @@ class SqlRegistry:
         )
 
     def put_allocation(self, allocation: Allocation) -> None:
-        self._upsert(schema.allocation, _values(allocation))
+        self._upsert(schema.allocation, statements.values_of(allocation))
         table = schema.allocation.c
         kept = (
             sa.select(table.root)
@@ -283,7 +278,7 @@ class SqlRegistry:
 
     def delete_allocations(self, jid: str, root: bytes | None = None) -> None:
         if root is None:
-            self._writable().execute(_ALLOCATIONS_OF, {"jid": jid})
+            self._writable().execute(statements.ALLOCATIONS_OF, {"jid": jid})
             return
         table = schema.allocation.c
         self._delete(schema.allocation, table.account == jid, table.root == root)
@@ -291,11 +286,11 @@ class SqlRegistry:
     # -- decisions of people -----------------------------------------------------
 
     def enrolment(self, jid: str) -> Enrolment | None:
-        row = self._row(_ONE_ENROLMENT, jid=jid)
-        return None if row is None else _made(Enrolment, row)
+        row = self._row(statements.ONE_ENROLMENT, jid=jid)
+        return None if row is None else statements.made(Enrolment, row)
 
     def put_enrolment(self, enrolment: Enrolment) -> None:
-        self._upsert(schema.enrolment, _values(enrolment))
+        self._upsert(schema.enrolment, statements.values_of(enrolment))
 
     def delete_enrolment(self, jid: str) -> None:
         self._delete(schema.enrolment, schema.enrolment.c.account == jid)
@@ -307,7 +302,7 @@ class SqlRegistry:
         return self._resets[jid]
 
     def put_reset(self, reset: Reset) -> None:
-        self._upsert(schema.reset, _values(reset))
+        self._upsert(schema.reset, statements.values_of(reset))
         self._resets[reset.account] = reset
 
     def delete_reset(self, jid: str) -> None:
@@ -317,18 +312,25 @@ class SqlRegistry:
     def formers(self, jid: str) -> list[Former]:
         return [
             Former(
-                row.account, row.root, row.seq, _keys(row.devices), row.ended, row.why
+                row.account,
+                row.root,
+                row.seq,
+                statements.keys_of(row.devices),
+                row.ended,
+                row.why,
             )
-            for row in self._rows(_FORMERS, jid=jid)
+            for row in self._rows(statements.FORMERS, jid=jid)
         ]
 
     def put_former(self, former: Former) -> None:
-        values = _values(former)
+        values = statements.values_of(former)
         values["devices"] = b"".join(former.devices)
         self._upsert(schema.former, values)
 
     def keyless(self) -> list[tuple[str, int]]:
-        order = _in_order(schema.keyless, schema.keyless.c.account, self._sqlite)
+        order = statements.in_order(
+            schema.keyless, schema.keyless.c.account, self._sqlite
+        )
         return [(row.account, row.at) for row in self._rows(order)]
 
     def put_keyless(self, jid: str, at: int) -> None:
@@ -337,7 +339,7 @@ class SqlRegistry:
     # -- log, domains, upkeep --------------------------------------------------------
 
     def log(self, event: Event) -> None:
-        values = _values(event)
+        values = statements.values_of(event)
         del values["number"]
         self._put_later(schema.event, len(self._waiting.get(schema.event, ())), values)
 
@@ -349,17 +351,20 @@ class SqlRegistry:
         ).where(table.at >= since)
         if jid is not None:
             wanted = wanted.where(table.account == jid)
-        return [_made(Event, row) for row in self._rows(wanted.order_by(table.number))]
+        return [
+            statements.made(Event, row)
+            for row in self._rows(wanted.order_by(table.number))
+        ]
 
     def server(self, domain: str) -> Server | None:
-        row = self._row(_ONE_SERVER, domain=domain)
+        row = self._row(statements.ONE_SERVER, domain=domain)
         if row is None:
             return None
         values = dict(row._mapping)
         return Server(**{**values, "rollovers": tuple(values["rollovers"])})
 
     def put_server(self, server: Server) -> None:
-        values = _values(server)
+        values = statements.values_of(server)
         values["rollovers"] = list(server.rollovers)
         self._upsert(schema.server, values)
 
@@ -400,7 +405,7 @@ class SqlRegistry:
         self, kind: Callable[..., T], table: sa.Table, *which: sa.ColumnElement[bool]
     ) -> T | None:
         row = self._row(sa.select(table).where(*which))
-        return None if row is None else _made(kind, row)
+        return None if row is None else statements.made(kind, row)
 
     def _delete(self, table: sa.Table, *which: sa.ColumnElement[bool]) -> None:
         self._writable().execute(table.delete().where(*which))
@@ -422,101 +427,10 @@ class SqlRegistry:
 
     def _put(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if self._sqlite:
-            self._writable().execute(_upserts(table, in_sqlite=True), rows)
+            self._writable().execute(statements.upserts(table, in_sqlite=True), rows)
         else:
             # one statement, so that its time is limited as a whole
-            self._writable().execute(_upsert_all(table, rows))
+            self._writable().execute(statements.upsert_all(table, rows))
 
     def _upsert(self, table: sa.Table, *rows: dict[str, object]) -> None:
-        self._writable().execute(_upserts(table, self._sqlite), list(rows))
-
-
-_c = schema.account.c
-_NAMES: Final[sa.BindParameter[str]] = sa.bindparam("names", expanding=True)
-_ONE_ACCOUNT: Final = sa.select(schema.account).where(_c.jid == sa.bindparam("jid"))
-_MANY_ACCOUNTS: Final = sa.select(schema.account).where(_c.jid.in_(_NAMES))
-_ONE_TOKEN: Final = sa.select(schema.token).where(
-    schema.token.c.account == sa.bindparam("jid")
-)
-_MANY_TOKENS: Final = sa.select(schema.token).where(schema.token.c.account.in_(_NAMES))
-_MANY_RESETS: Final = sa.select(schema.reset).where(schema.reset.c.account.in_(_NAMES))
-_ONE_STREAM: Final = sa.select(schema.stream).where(
-    schema.stream.c.id == sa.bindparam("id")
-)
-_ONE_SERVER: Final = sa.select(schema.server).where(
-    schema.server.c.domain == sa.bindparam("domain")
-)
-_ONE_ENROLMENT: Final = sa.select(schema.enrolment).where(
-    schema.enrolment.c.account == sa.bindparam("jid")
-)
-_FORMERS: Final = (
-    sa.select(schema.former)
-    .where(schema.former.c.account == sa.bindparam("jid"))
-    .order_by(schema.former.c.ended)
-)
-_ALLOCATIONS_OF: Final = schema.allocation.delete().where(
-    schema.allocation.c.account == sa.bindparam("jid")
-)
-_LOCK: Final = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number")))
-
-
-@cache
-def _upserts(table: sa.Table, in_sqlite: bool) -> sa.Executable:
-    insert = sqlite.insert(table) if in_sqlite else postgresql.insert(table)
-    return _replacing(insert, table)
-
-
-def _upsert_all(table: sa.Table, rows: list[dict[str, Any]]) -> sa.Executable:
-    return _replacing(postgresql.insert(table).values(rows), table)
-
-
-def _replacing(insert: Any, table: sa.Table) -> sa.Executable:
-    keys = [column.name for column in table.primary_key]
-    rest = {
-        column.name: insert.excluded[column.name]
-        for column in table.columns
-        if column.name not in keys
-    }
-    made: sa.Executable = insert.on_conflict_do_update(index_elements=keys, set_=rest)
-    return made
-
-
-def _in_order(
-    table: sa.Table, column: sa.Column[str], in_sqlite: bool
-) -> sa.Select[Any]:
-    # by code points, whatever the database's language
-    return sa.select(table).order_by(column if in_sqlite else column.collate("C"))
-
-
-def _account(row: sa.Row[Any]) -> Account:
-    # in the order of the columns, which is the record's
-    values = tuple[Any, ...](row)
-    jid, root, seq, digest, manifest, *keys, since, changed, seen, leading = values
-    active, removed = map(_keys, keys)
-    rollovers = tuple(json.loads(leading or "[]"))
-    return Account(
-        jid,
-        root,
-        seq,
-        digest,
-        manifest,
-        active,
-        removed,
-        since,
-        changed,
-        seen,
-        rollovers,
-    )
-
-
-def _made(kind: Callable[..., T], row: sa.Row[Any]) -> T:
-    """A record whose members are the columns, in their order."""
-    return kind(*row)
-
-
-def _keys(joined: bytes) -> tuple[bytes, ...]:
-    return tuple(joined[at : at + _KEY] for at in range(0, len(joined), _KEY))
-
-
-def _values(record: Any) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in record.__slots__}
+        self._writable().execute(statements.upserts(table, self._sqlite), list(rows))
