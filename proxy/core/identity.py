@@ -168,6 +168,11 @@ class Identity:
         return (*self._left.rollovers, *last)[-MOST_ROLLOVERS:]
 
     @property
+    def led(self) -> tuple[str, ...]:
+        """The rollovers that lead to the root in force, oldest first."""
+        return self._left.rollovers
+
+    @property
     def left(self) -> tuple[bytes, ...]:
         """Fingerprints of the roots that were left by rollovers, oldest first."""
         return self._left.roots

@@ -259,15 +259,18 @@ class Publication:
         """The manifest, then the prekey: a contact never sees a device that it
         could not write to for longer than that takes."""
         identity = self._account.identity
-        manifest = identity.offered
+        # a gate's word comes first (3.10.1): what it has vouched for is in force
+        coming = identity.pending if not self._account.token.gated else None
+        manifest = coming.manifest if coming else identity.manifest
+        leading = identity.leading if coming else identity.led
         token, server = self._account.token.for_record(manifest)
-        item = directory.record_item(manifest, token, server, identity.leading)
+        item = directory.record_item(manifest, token, server, leading)
 
         def done(condition: str) -> None:
             if condition:
                 self._not_taken("keys", condition)
                 return
-            if identity.pending and identity.pending.manifest.digest == manifest.digest:
+            if coming and identity.pending == coming:
                 self.rolled_over()
             self.publish_prekey(asker)
 

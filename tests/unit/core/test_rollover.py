@@ -14,7 +14,7 @@ from proxy.core.identity import Standing
 from proxy.core.phase import Phase
 from proxy.core.servers import Shown
 from proxy.errors import Fault
-from proxy.gate.questions import Refused
+from proxy.gate.questions import Refused, Unavailable
 from proxy.keys.documents import make_doc
 from proxy.keys.identity import DevicePrivate, RootPrivate
 from proxy.keys.manifest import (
@@ -596,3 +596,20 @@ def test_dir_04_who_has_the_old_root_does_not_get_the_account_back() -> None:
     assert identity.manifest.device(thief.public) is None
     # and the own record is put back
     assert published(c.world).root.fingerprint == new
+
+
+def test_the_new_root_is_not_shown_before_the_gate_has_vouched_for_it() -> None:
+    """It cannot judge just now, and something else is to be published meanwhile."""
+    world, a, alice, *_ = gated()
+    before, account = root(a), a.account(ALICE)
+    world.verdict = Unavailable("its registry is away")
+    assert roll_over(world, a)["done"] is False
+    assert alice.session.phase is Phase.LIVE
+    a.call(alice.session, lambda: account.publication.publish(alice.session))
+    world.wait(30_000)
+    assert root(a) == before == held(world)
+    assert published(world).root.fingerprint == before
+    world.verdict = None
+    world.wait(120_000)
+    assert before != root(a) == held(world)
+    assert published(world).root.fingerprint == root(a)
