@@ -6,6 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from proxy.gate.admission import stream_digest
+from proxy.keys import databases
 from proxy.keys.identity import DevicePrivate
 from proxy.keys.tokens import open_token
 from proxy.suites.fields import b64
@@ -15,6 +17,7 @@ from ..support.gate import Gate
 from ..support.gateclient import GateClient
 from ..support.persons import Person
 from ..support.raw import SASL, RefusedError, StreamEndedError
+from ..support.waiting import until
 
 ALICE, BOB = "alice@a.test", "bob@a.test"
 SM = "urn:xmpp:sm:3"
@@ -77,6 +80,7 @@ def test_tls_16_a_cut_stream_is_resumed_by_its_own_device_alone(bed: Bed) -> Non
     first = bed.at_gate(gate, alice).enter(bed.passwords[ALICE])
     first.send(f"<enable xmlns='{SM}' resume='true'/>")
     previd = first.expect(f"{{{SM}}}enabled").get("id")
+    written_down(gate, previd)
     first.reset()
     thief = logged_in(bed, gate, bob)
     thief.send(f"<resume xmlns='{SM}' previd='{previd}' h='0'/>")
@@ -96,6 +100,7 @@ def test_rel_27_a_killed_gate_loses_nothing_that_the_server_has(bed: Bed) -> Non
     first.send(f"<enable xmlns='{SM}' resume='true'/><presence/>")
     previd = first.expect(f"{{{SM}}}enabled").get("id")
     first.ping()
+    written_down(gate, previd)
     gate.kill()
     first.wait_closed()
     bob = bed.raw(BOB, bed.server.starttls_port)
@@ -109,6 +114,21 @@ def test_rel_27_a_killed_gate_loses_nothing_that_the_server_has(bed: Bed) -> Non
     again.message(text)
     again.jid = first.jid
     again.vouch(sent=False)
+
+
+def written_down(gate: Gate, previd: str | None) -> None:
+    """Wait until the registry knows the stream: an open one does not wait for that, and
+    a gate that is killed before has forgotten it."""
+    assert previd is not None
+    wanted = stream_digest("a.test", previd)
+    registry = databases.open_registry(databases.default_url(gate.state))
+
+    def known() -> bool:
+        with registry.transaction(writing=False):
+            return registry.stream(wanted) is not None
+
+    until(known, "the stream's id in the registry", seconds=20)
+    registry.close()
 
 
 def logged_in(bed: Bed, gate: Gate, person: Person) -> GateClient:
