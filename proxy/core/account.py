@@ -266,9 +266,10 @@ class Account:
         try:
             self._check_own(jid, found)
             word = vouchers.weigh(self, jid, found, now)
-            # another root of a gated domain needs the domain's word, like a first one
-            leads = word is not None or not self.servers.gated(Jid.parse(jid).domain)
-            rollovers = found.rollovers if leads else ()
+            # another root of a gated domain needs the domain's word, like a first one;
+            # which one is the own account's is known
+            gated = jid != self.jid and self.servers.gated(Jid.parse(jid).domain)
+            rollovers = () if gated and word is None else found.rollovers
             learned = self.contacts.learn(
                 jid, found.manifest, found.prekeys, now, rollovers
             )
