@@ -107,6 +107,11 @@ class Uplink:
         return self._presenting is not None and self._presenting.proved
 
     @property
+    def shown_root(self) -> bytes | None:
+        """Fingerprint that was presented to the gate (14.3)."""
+        return self._presenting.root if self._presenting is not None else None
+
+    @property
     def domain(self) -> str:
         return self._login.domain if self._login is not None else ""
 

@@ -109,6 +109,12 @@ class Vouching:
                 self._vouch(None, sent=False)
 
     def _vouch(self, manifest: Manifest | None, *, sent: bool) -> None:
+        shown = self._uplink.shown_root
+        if manifest and shown not in (None, manifest.root.fingerprint):
+            # the root was changed behind the presentation, by which the gate judges
+            fault = EnvFault("the keys of the account are changed", condition="reset")
+            self._uplink.drop(fault)
+            return
         self._tries += 1
         if self._tries > MOST_TRIES:
             self._refused(TrustFault("the gate's words on the own keys go in circles"))
@@ -238,9 +244,14 @@ class Vouching:
         """
         account = self._session.own
         identity = account.identity
-        if identity.pending and fault.word in ("root-changed", "bad-proof"):
-            # the gate holds another root than the one that was to hand over
-            identity.end_rollover()
+        pending, offered = identity.pending, self._offered
+        if pending:
+            # a no to the old root, on a stream that was opened before, is none to the
+            # new one: on another stream the gate may have taken that
+            meant = offered is not None and offered.digest == pending.manifest.digest
+            if meant and fault.word in ("root-changed", "bad-proof"):
+                # the gate holds another root than the one that was to hand over
+                identity.end_rollover()
         elif account.token.untried and identity.has_manifest:
             if fault.word == "root-changed":
                 identity.discard()

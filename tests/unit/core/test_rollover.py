@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import cast
 from xml.etree.ElementTree import Element
@@ -25,7 +26,8 @@ from proxy.keys.manifest import (
     with_device,
 )
 from proxy.keys.servers import ROLLOVER, rollover_claims
-from tests.support.gated import GatedWorld
+from tests.support.gated import AUTH, GatedWorld
+from tests.support.raw import BIND, CLIENT, SASL
 from tests.support.simulator import (
     ALICE,
     BOB,
@@ -371,6 +373,42 @@ def gated() -> tuple[GatedWorld, Tillie, Client, Tillie, Client]:
     return world, a, alice, b, bob
 
 
+BIND_TWO = (
+    f"<iq type='set' id='bind'><bind xmlns='{BIND}'>"
+    "<resource>two</resource></bind></iq>"
+)
+
+
+def presented(world: GatedWorld, tillie: Tillie) -> Client:
+    """A client that is logged in and not bound."""
+    session = tillie.house.session(tls_available=False, secure=False)
+    client = tillie.clients[session] = Client(tillie, session)
+    header = (
+        f"<?xml version='1.0'?><stream:stream xmlns='{CLIENT}'"
+        f" xmlns:stream='http://etherx.jabber.org/streams' to='{A}' version='1.0'>"
+    )
+    plain = base64.b64encode(b"\0alice\0secret-of-alice").decode()
+    client.send(header)
+    client.send(f"<auth xmlns='{SASL}' mechanism='PLAIN'>{plain}</auth>")
+    client.send(header)
+    assert session.phase is Phase.BINDING
+    return client
+
+
+def begun(world: GatedWorld, tillie: Tillie) -> None:
+    """The command is given, and the gate has been asked."""
+    tillie.call(
+        None,
+        lambda: tillie.house.command(
+            "devices-rollover", {"account": ALICE}, lambda _: None
+        ),
+    )
+    world.settle()
+    world.now += 1_000
+    tillie.tick()
+    world.settle()
+
+
 def held(world: GatedWorld) -> bytes:
     return world.domain(A).registry._rows.account[ALICE].root
 
@@ -452,6 +490,33 @@ def test_a_gate_that_refuses_ends_it_and_the_old_root_stays() -> None:
     alice = world.login(a, ALICE)
     alice.say(BOB, "as before")
     assert bob.bodies[-1] == "as before"
+
+
+@pytest.mark.parametrize("asked", ["after", "before"])
+def test_a_no_to_a_stream_of_before_loses_no_key(asked: str) -> None:
+    """A second client is on its way in when the root is changed, and showed the old
+    one; what the gate answered to the first client is still under way."""
+    world, a, *_ = gated()
+    second = presented(world, a)
+    domain = world.domain(A)
+    domain.bug = "mute"
+    if asked == "before":
+        second.send(BIND_TWO)
+    begun(world, a)
+    identity = a.account(ALICE).identity
+    assert identity.pending is not None
+    assert held(world) == identity.pending.manifest.root.fingerprint
+    domain.bug = ""
+    if asked == "before":
+        second.upstream.send(f"<wanted xmlns='{AUTH}'/>")
+        world.settle()
+    else:
+        second.send(BIND_TWO)
+    assert second.closed
+    world.wait(120_000)
+    assert identity.pending is None
+    assert root(a) == held(world)
+    assert identity.owner
 
 
 def test_another_device_at_the_gate_is_linked_again() -> None:
