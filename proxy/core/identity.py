@@ -21,7 +21,7 @@ from ..keys.manifest import (
     without_device,
 )
 from ..keys.prekeys import Prekey, PrekeyPrivate, sign_prekey
-from ..keys.servers import MOST_ROLLOVERS
+from ..keys.servers import MOST_ROLLOVERS, left_behind
 from ..keys.store import Store
 from .rollover import Left, Pending
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ..keys.documents import make_doc
 from ..keys.identity import DevicePrivate, RootPrivate
 from ..keys.manifest import REMOVED_KEPT_MS, Manifest, open_manifest, rolled_over
-from ..keys.servers import MOST_ROLLOVERS, ROLLOVER, rollover_claims
+from ..keys.servers import MOST_ROLLOVERS, ROLLOVER, left_behind, rollover_claims
 from ..suites.fields import b64, unb64
 
 
@@ -82,7 +82,9 @@ class Left:
     def then(
         self, old: Manifest, new: Manifest, rollovers: tuple[str, ...], now: int
     ) -> Left:
-        """The same after *new* took the place of *old*."""
+        """The same after *new* took the place of *old*, to which *rollovers* lead."""
+        signed = [one.encode() for one in rollovers]
+        behind = left_behind(old.jid, old.root, new.root, signed) or (old.root,)
         gone = {
             public: at
             for public, at in self.devices.items()
@@ -91,7 +93,7 @@ class Left:
         for device in old.devices:
             gone.setdefault(device.public, device.removed or now)
         return Left(
-            (*self.roots, old.root.fingerprint)[-MOST_ROLLOVERS:],
+            (*self.roots, *(one.fingerprint for one in behind))[-MOST_ROLLOVERS:],
             {public: at for public, at in gone.items() if new.device(public) is None},
             rollovers[-MOST_ROLLOVERS:],
         )

@@ -276,16 +276,25 @@ def _alarm(pin: Pin, alarm: Alarm, notice: str) -> Verdict:
 def leads_to(
     sub: str, held: RootPublic, wanted: RootPublic, rollovers: Sequence[bytes]
 ) -> bool:
-    """Whether signed rollovers lead from the *held* key of *sub* to *wanted*.
+    """Whether signed rollovers lead from the *held* key of *sub* to *wanted*."""
+    return bool(left_behind(sub, held, wanted, rollovers))
+
+
+def left_behind(
+    sub: str, held: RootPublic, wanted: RootPublic, rollovers: Sequence[bytes]
+) -> tuple[RootPublic, ...]:
+    """The keys of *sub* that signed rollovers lead away from on the way from the
+    *held* one to *wanted*: that one first, none where they do not lead there.
 
     Links from before the held key fail to verify under it and are passed over.
     """
-    keys = held
+    passed = [held]
     for document in rollovers[:MOST_ROLLOVERS]:
         try:
-            keys = open_rollover(document, sub, keys)
+            keys = open_rollover(document, sub, passed[-1])
         except (PeerFault, TrustFault):
             continue
         if keys == wanted:
-            return True
-    return False
+            return tuple(passed)
+        passed.append(keys)
+    return ()

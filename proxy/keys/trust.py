@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 from ..errors import TrustFault
 from .manifest import Manifest, open_manifest
-from .servers import MOST_ROLLOVERS, leads_to
+from .servers import MOST_ROLLOVERS, left_behind
 
 Alarm: TypeAlias = Literal["", "root-changed", "rollback", "fork", "withheld"]
 
@@ -156,9 +156,12 @@ def _other_root(
     if not rollovers or manifest.seq <= pin.seq:
         return _root_changed(pin)
     held = open_manifest(pin.document.encode(), pin.jid).root
-    if not leads_to(pin.jid, held, manifest.root, rollovers):
+    behind = left_behind(pin.jid, held, manifest.root, rollovers)
+    if not behind:
         return _root_changed(pin)
-    left = (*pin.left, pin.root)[-MOST_ROLLOVERS:]
+    # the one between too: what was sealed meanwhile has it among its readers
+    roots = (one.fingerprint for one in behind)
+    left = (*pin.left, *roots)[-MOST_ROLLOVERS:]
     # the level falls to "seen": what a person compared was the old root
     reason = f"{pin.jid} changed its keys, and the old ones vouch for the new"
     return Rolled(replace(_pin(manifest, now), left=left), reason)

@@ -178,6 +178,23 @@ def test_who_was_away_follows_two_steps_and_no_more(times: int) -> None:
     assert ("q" in [one.get("id") for one in bob.errors]) is not followed
 
 
+def test_what_was_sealed_between_two_steps_is_read() -> None:
+    """Bob was away through both, and something of the time between waits for him."""
+    c = acquainted()
+    roll_over(c.world, c.a)
+    with c.caught() as kept:
+        c.alice.say(BOB, "between the two", ident="m1")
+    roll_over(c.world, c.a)
+    c.bob.say(ALICE, "you there?")
+    c.world.now += 25 * 3600 * 1000
+    c.bob.say(ALICE, "are you there?")
+    c.world.wait(20_000)
+    assert pinned(c.b) == root(c.a)
+    c.world.inject(c.bob, kept[0])
+    c.world.wait(20_000)
+    assert c.bob.bodies[-1] == "between the two"
+
+
 def served(c: Couple, manifest: Manifest, *rollovers: str) -> None:
     """What Alice's server shows from now on, to a Bob that looks."""
     c.world.pep[NODE]["current"] = record_item(manifest, rollovers=rollovers)
