@@ -356,7 +356,8 @@ class House:
         """
         read_code(code)
         identity = account.identity
-        known = identity.has_manifest and not identity.owner
+        # one that never got the answer to its request was shown and has no manifest
+        known = identity.has_device and not identity.owner
         if known and (account.turned_away or identity.removed):
             linking.start_over()
             account.turned_away = False

@@ -105,6 +105,11 @@ class Identity:
         return self._manifest is not None
 
     @property
+    def has_device(self) -> bool:
+        """Whether this device has a key that was shown at a login."""
+        return self._device is not None
+
+    @property
     def fingerprint(self) -> bytes:
         return self.manifest.root.fingerprint
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from ..errors import REMOTE, EnvFault, Fault, PeerFault, TrustFault
+from ..errors import REMOTE, EnvFault, Fault, TrustFault
 from ..keys.manifest import Manifest, open_manifest
 from . import directory
 from .directory import Absent, Failed, Found, Outcome
@@ -134,6 +134,10 @@ class Vouching:
             return
         try:
             match stanza.name:
+                case "vouched" if self._offered is None:
+                    # listed at the gate, where the answer to this device's request
+                    # was lost: only a code says what it is listed in
+                    self._linking()
                 case "vouched":
                     self._vouched(stanza)
                 case "wanted":
@@ -141,7 +145,8 @@ class Vouching:
                 case "stale":
                     self._stale(_document(stanza, self._session.own.jid))
                 case "linking":
-                    self._linking(_document(stanza, self._session.own.jid))
+                    _document(stanza, self._session.own.jid)
+                    self._linking()
         except REMOTE as fault:
             self._refused(fault)
 
@@ -153,8 +158,7 @@ class Vouching:
 
     def _vouched(self, stanza: Stanza) -> None:
         account = self._session.own
-        if self._offered is None:
-            raise PeerFault("the gate vouched for keys that it was not shown")
+        assert self._offered is not None
         document = stanza.tree().findtext(f"{{{AUTH}}}token") or ""
         before = account.token.current
         try:
@@ -211,8 +215,8 @@ class Vouching:
 
     # -- linking ------
 
-    def _linking(self, manifest: Manifest) -> None:
-        """The account has keys, and this device is not among them (14.12)."""
+    def _linking(self) -> None:
+        """The account has keys, and this device none of them yet (14.12)."""
         account, session = self._session.own, self._session
         if account.identity.ready and session.phase is not Phase.LINKING:
             raise TrustFault("the gate does not know this device of the account")

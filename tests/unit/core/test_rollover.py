@@ -34,6 +34,7 @@ from tests.support.simulator import (
     Client,
     Couple,
     Tillie,
+    Upstream,
     World,
     couple,
     link,
@@ -553,6 +554,47 @@ def test_another_device_at_the_gate_is_linked_again() -> None:
     laptop.say(BOB, "linked again")
     world.wait(20_000)
     assert bob.bodies[-1] == "linked again"
+    # what it could read before, it still can (7.4)
+    for one in waits:
+        world.inject(laptop, one)
+    assert laptop.bodies[-1] == "waits for the laptop"
+
+
+@pytest.mark.parametrize("then", ["kept", "removed"])
+def test_a_lost_answer_to_a_link_request_locks_nobody_out(then: str) -> None:
+    """The gate lists the device, which has no manifest yet; its person tries again."""
+    world, a, _, _, bob = gated()
+    other = world.tillie()
+    world.login(other, ALICE, "two")
+
+    def lose(_: Upstream, stanza: Element) -> list[Element] | None:
+        answers = [one for one in stanza if one.tag == linking.ANSWER]
+        return [] if answers else None
+
+    honest, world.arriving = world.arriving, lose
+    code = cast("dict[str, str]", a.command("link", account=ALICE))["code"]
+    assert not other.command("link", account=ALICE, code=code)
+    world.wait(30_000)
+    world.arriving = honest
+    device = other.account(ALICE).identity.device
+    assert a.account(ALICE).identity.manifest.device(device.public) is not None
+    other.restart()
+    if then == "removed":
+        a.command("devices-remove", account=ALICE, id=device.id.hex())
+        world.wait(5_000)
+    waiting = world.login(other, ALICE, "two")
+    code = cast("dict[str, str]", a.command("link", account=ALICE))["code"]
+    if then == "removed":
+        with pytest.raises(Fault):
+            other.command("link", account=ALICE, code=code)
+        waiting = world.login(other, ALICE, "two")
+    assert waiting.session.phase is Phase.LINKING
+    assert other.command("link", account=ALICE, code=code) == {"joined": True}
+    laptop = world.login(other, ALICE, "two")
+    assert laptop.session.phase is Phase.LIVE
+    laptop.say(BOB, "linked at last")
+    world.wait(20_000)
+    assert bob.bodies[-1] == "linked at last"
 
 
 # -- what a rollover must not wash away ----------------------------------------------
