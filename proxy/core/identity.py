@@ -28,6 +28,7 @@ from .rollover import Left, Pending
 _FORMER = "device-before/"
 _PENDING = "root-next"
 _LEFT = "left"
+_BEFORE = "manifest-before"
 PREKEY_LIFE = 48 * 3600 * 1000
 PREKEY_KEPT = 30 * 24 * 3600 * 1000
 
@@ -282,6 +283,8 @@ class Identity:
             raise LocalFault("the account's root key is on this device")
         self._put(f"{_FORMER}{self.device.public.hex()}", now.to_bytes(8, "big"))
         self._former.add(self.device.public)
+        if self._manifest is not None:
+            self._put(_BEFORE, self._manifest.document.encode())
         self._device = self._fresh = DevicePrivate.generate()
         self._put("device", self._device.to_bytes())
         self._new_prekey(self.prekey_number + 1, now)
@@ -327,6 +330,24 @@ class Identity:
         listed = manifest.device(self.device.public)
         active = listed is not None and listed.removed is None
         self.set_standing(Standing.READY if active else Standing.LINKING)
+
+    def join(self, manifest: Manifest, rollovers: tuple[str, ...], now: int) -> None:
+        """Take *manifest* by a link code.
+
+        :param rollovers: beside the own record, not verified: where they lead from the
+            root that was known here, what was sealed to it stays readable (3.10.2).
+        """
+        kept = self._get(_BEFORE)
+        known = open_manifest(kept, self.account) if kept else self._manifest
+        signed = [one.encode() for one in rollovers]
+        rolled = known is not None and bool(
+            left_behind(self.account, known.root, manifest.root, signed)
+        )
+        if known is not None and rolled:
+            self._left = self._left.then(known, manifest, rollovers, now)
+            self._put(_LEFT, self._left.pack())
+        self._store.delete("own", self.account, _BEFORE)
+        self.adopt(manifest, rolled=rolled)
 
     def wipe(self) -> None:
         """The account is not, or no more: nothing of its own keys is kept."""

@@ -47,6 +47,7 @@ class _Joining:
     code: bytes
     until: int
     done: Done
+    rollovers: tuple[str, ...] = ()
 
 
 def show_code(code: bytes) -> str:
@@ -176,7 +177,8 @@ class Linking:
         if account.identity.removed:
             self.start_over()
         account.identity.ensure_device(account.clock())
-        self._joining = _Joining(code, account.clock() + WAIT, done)
+        joining = _Joining(code, account.clock() + WAIT, done)
+        self._joining = joining
 
         def with_record(outcome: Outcome, others: list[str]) -> list[Cleared]:
             if not isinstance(outcome, Found):
@@ -184,6 +186,7 @@ class Linking:
                     TrustFault("the account's keys could not be read from the server")
                 )
                 return []
+            joining.rollovers = outcome.rollovers
             return [self._request(code, outcome, to) for to in others or [account.jid]]
 
         return with_record
@@ -232,7 +235,7 @@ class Linking:
         listed = manifest.device(public)
         if listed is None or listed.removed is not None:
             raise TrustFault("a link answer does not list this device")
-        account.identity.adopt(manifest)
+        account.identity.join(manifest, joining.rollovers, account.clock())
         self._finish(None)
         return True
 

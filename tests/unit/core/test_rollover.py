@@ -39,6 +39,7 @@ from tests.support.simulator import (
     couple,
     link,
     payload_of,
+    sealed,
     with_payload,
 )
 
@@ -540,8 +541,24 @@ def test_a_no_to_a_stream_of_before_loses_no_key(asked: str) -> None:
 def test_another_device_at_the_gate_is_linked_again() -> None:
     world, a, _, _, bob = gated()
     other = world.tillie()
-    world.login(other, ALICE, "two")
+    laptop = world.login(other, ALICE, "two")
     link(a, other, ALICE)
+    laptop = world.login(other, ALICE, "two")
+    laptop.say(BOB, "the first of the laptop")
+    world.wait(20_000)
+    bob.say(ALICE, "before it left")
+    assert laptop.bodies[-1] == "before it left"
+    waits: list[Element] = []
+
+    def keep(stream: Upstream, stanza: Element) -> list[Element] | None:
+        mine = stream.session is laptop.session and sealed([stanza])
+        waits.extend(sealed([stanza]) if mine else [])
+        return [] if mine else None
+
+    honest, world.arriving = world.arriving, keep
+    bob.say(ALICE, "waits for the laptop")
+    world.arriving = honest
+    laptop.close()
     roll_over(world, a, alone=True)
     assert world.login(other, ALICE, "two").session.phase is not Phase.LIVE
     code = cast("dict[str, str]", a.command("link", account=ALICE))["code"]
