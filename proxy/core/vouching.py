@@ -210,6 +210,10 @@ class Vouching:
 
     def _stale(self, manifest: Manifest) -> None:
         account = self._session.own
+        pending = account.identity.pending
+        if pending and pending.manifest.root == manifest.root:
+            # it was taken once, and this device's state is a copy from before
+            account.publication.rolled_over()
         account.publication.take_newer(manifest)
         self._vouch(account.identity.manifest, sent=True)
 

@@ -754,3 +754,32 @@ def test_the_new_root_is_not_shown_before_the_gate_has_vouched_for_it() -> None:
     world.wait(120_000)
     assert before != root(a) == held(world)
     assert published(world).root.fingerprint == root(a)
+
+
+def test_i24_a_copy_from_before_the_gates_word_goes_on_with_the_new_root() -> None:
+    """The state is put back to where the new root was only written down; meanwhile it
+    came into force and went on."""
+    world, a, alice, _, bob = gated()
+    a.call(
+        None,
+        lambda: a.house.command("devices-rollover", {"account": ALICE}, lambda _: None),
+    )
+    copy = dict(a.store._rows)
+    world.settle()
+    world.wait(30_000)
+    other = world.tillie()
+    world.login(other, ALICE, "two")
+    link(a, other, ALICE)
+    alice.close()
+    a.store._rows.clear()
+    a.store._rows.update(copy)
+    a.restart()
+    assert root(a) != held(world)
+    alice = world.login(a, ALICE)
+    world.wait(40_000)
+    assert alice.session.phase is Phase.LIVE
+    assert root(a) == held(world)
+    assert len(a.account(ALICE).identity.manifest.active) == 2
+    alice.say(BOB, "still me")
+    world.wait(20_000)
+    assert bob.bodies[-1] == "still me"
