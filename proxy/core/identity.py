@@ -314,6 +314,8 @@ class Identity:
     def _drop_root(self) -> None:
         self._root = None
         self._store.delete("own", self.account, "root")
+        # and what it was to hand over to is nobody's
+        self.end_rollover()
 
     def adopt(self, manifest: Manifest, *, rolled: bool = False) -> None:
         """Take *manifest*, which the caller has judged, as the account's own.

@@ -683,6 +683,27 @@ def stuck(c: Couple) -> Callable[[], None]:
     return answer
 
 
+def test_who_joins_other_keys_by_a_code_gives_its_own_change_up() -> None:
+    """Another Tillie made new keys for the account while the server did not take those
+    that were to follow here; the person links this one to it."""
+    c = acquainted()
+    answer = stuck(c)
+    c.alice.close()
+    answer()
+    for key in [key for key in c.world.pep if key[0] == ALICE]:
+        del c.world.pep[key]
+    other = c.world.tillie()
+    c.world.login(other, ALICE, "other")
+    c.world.login(c.a, ALICE)
+    identity = c.account.identity
+    assert identity.standing is Standing.ALARM
+    link(other, c.a, ALICE)
+    c.world.wait(90_000)
+    assert identity.pending is None
+    assert not identity.owner
+    assert root(c.a) == root(other) == published(c.world).root.fingerprint
+
+
 @pytest.mark.parametrize("drawn", ["before", "meanwhile"])
 def test_nothing_is_changed_under_a_root_that_is_about_to_be_left(drawn: str) -> None:
     """A device that was linked meanwhile would see strangers' keys in its account's."""
