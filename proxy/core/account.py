@@ -290,6 +290,11 @@ class Account:
             or found.manifest.root.fingerprint != self.identity.fingerprint
         ):
             raise TrustFault("the server shows other keys for the own account")
+        own = self.contacts.get(jid) if jid == self.jid else None
+        roots = (self.identity.fingerprint, *self.identity.left) if own else ()
+        if own and own.pin.root not in roots:
+            # from before a link code brought the account another root
+            self.contacts.forget(jid)
 
     def stream_names(self) -> set[str]:
         """The client streams that there are: live ones, and cut ones that the server

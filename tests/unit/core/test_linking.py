@@ -307,6 +307,35 @@ def test_other_root_published_for_the_account_stops_sending() -> None:
     assert render(c.world.pep[KEY]["current"]) == stolen
 
 
+def test_who_is_linked_to_another_root_seals_to_the_own_devices_there() -> None:
+    """The device with the root is lost, another one made new keys for the account."""
+    c = couple()
+    tillie, laptop = newcomer(c)
+    link(c.a, tillie, ALICE)
+    laptop.say(BOB, "while the first one was there")
+    c.world.wait(20_000)
+    account = tillie.account(ALICE)
+    assert [one.device for one in account.own_readers()] == [
+        c.account.identity.device.public
+    ]
+    c.alice.close()
+    laptop.close()
+    for key in [key for key in c.world.pep if key[0] == ALICE]:
+        del c.world.pep[key]
+    third = c.world.tillie()
+    c.world.login(third, ALICE, "phone")
+    laptop = c.world.login(tillie, ALICE, "new")
+    assert standing(tillie) is Standing.ALARM
+    link(third, tillie, ALICE)
+    c.b.command("forget", account=BOB, jid=ALICE)
+    c.world.wait(60_000)
+    laptop.say(BOB, "from the laptop")
+    c.world.wait(20_000)
+    assert c.bob.bodies[-1] == "from the laptop"
+    theirs = third.account(ALICE).identity.device.public
+    assert [one.device for one in account.own_readers()] == [theirs]
+
+
 # -- a device that was removed ----------------------------------------------------
 
 
