@@ -171,11 +171,7 @@ def _same_root(
 def _other_root(
     asked: Vouch, manifest: Manifest, held: Account, registry: Registry, now: int
 ) -> Answer:
-    if asked.rollover is not None:
-        newer = manifest.seq > held.seq
-        leads = newer and _leads(asked.rollover, manifest, held)
-        if not leads or _revives(manifest, held):
-            return Refused("bad-proof", "the rollover does not lead to these keys")
+    if asked.rollover is not None and _leads(asked.rollover, manifest, held):
         _replace(held, registry, now, "rollover")
         account = take(manifest, held, registry, now, "rollover", asked.address)
         leading = (*held.rollovers, asked.rollover.decode("ascii"))[-MOST_ROLLOVERS:]
@@ -183,6 +179,9 @@ def _other_root(
         registry.put_account(account)
         return _without(held, account, vouched(account, registry, now))
     reset = registry.reset(held.jid)
+    # an account that had rollovers shows the last one, whatever is held here
+    if asked.rollover is not None and (reset is None or reset.due > now):
+        return Refused("bad-proof", "the rollover does not lead to these keys")
     if reset is None:
         return Refused("root-changed", _OTHER_ROOT)
     if reset.due > now:
@@ -203,6 +202,9 @@ def _without(held: Account, account: Account, answer: Vouched) -> Vouched:
 
 
 def _leads(rollover: bytes, manifest: Manifest, held: Account) -> bool:
+    """Whether the held root hands over to *manifest*, and nothing goes back by it."""
+    if manifest.seq <= held.seq or _revives(manifest, held):
+        return False
     old = open_manifest(held.manifest.encode(), held.jid).root
     try:
         return open_rollover(rollover, held.jid, old) == manifest.root
