@@ -20,6 +20,7 @@ from sqlalchemy.pool import QueuePool
 from ..errors import ConfigFault, StoreFault
 from . import schema
 from .sql import SqlRegistry, begin_sqlite
+from .storefiles import sync
 
 FILE: Final = "gate.sqlite3"
 WAIT_MS: Final = 3_000
@@ -94,7 +95,7 @@ def create_sqlite(path: Path) -> None:
         migrate(f"{_SQLITE}{fresh}")
         os.link(fresh, path)
         fresh.unlink()
-        _sync(path.parent)
+        sync(path.parent)
     except FileExistsError:
         # another gate of this folder was first
         fresh.unlink(missing_ok=True)
@@ -277,11 +278,3 @@ def _look(path: Path, known: int) -> None:
         raise StoreFault(
             f"the database {path} cannot be read: {error.strerror or error}"
         ) from error
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -57,7 +57,7 @@ def key_of(folder: Path) -> bytes:
             )
         _create(folder, fresh)
         fresh.rename(path)
-        _sync(folder)
+        sync(folder)
     elif not database.exists():
         raise StoreFault(
             f"the database {database} is missing, but its key file is there",
@@ -116,7 +116,11 @@ def _write(path: Path, data: bytes) -> None:
         os.close(handle)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Have what stands in *folder* outlive a loss of power.
+
+    :raises OSError: it cannot be done.
+    """
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -192,7 +196,7 @@ def mark_open(folder: Path, connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {SCHEMA}")
     if not (folder / MARKER).exists():
         _write(folder / MARKER, b"")
-        _sync(folder)
+        sync(folder)
 
 
 def damaged(folder: Path, why: str) -> StoreFault:
